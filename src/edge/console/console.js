@@ -376,7 +376,7 @@ function submission() {
   }
 }
 
-$("submit").onsubmit = async (event) => {
+$("submit").onsubmit = (event) => {
   event.preventDefault();
   const given = submission();
   if (given) submit(given);
