@@ -1,13 +1,36 @@
 // Makes the pictures of the console in docs/pictures/, with a job that thinks, answers, and is run again after a failure:
-// node scripts/pictures.mjs. It needs a built program, Chromium, and what test.sh installs.
+// node scripts/pictures.mjs. It needs a built program, Chromium, and what test.sh installs. With --check it only compares
+// the files of the console with those that the pictures show.
 import { spawn } from "node:child_process";
-import { mkdtemp, rm, stat } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { launch } from "../tests/clients/browser/world.mjs";
 
 const root = new URL("../", import.meta.url);
+const SHOWN = ["index.html", "console.css", "console.js"];
+/** Pictures of the same page are never the same bytes, so this stands for what they show. */
+const digestFile = new URL("docs/pictures/console.sha256", root);
+
+/** The digests of the console's files, as `sha256sum` prints them. */
+async function digests() {
+  const lines = SHOWN.map(async (name) => {
+    const path = `src/edge/console/${name}`;
+    const digest = createHash("sha256").update(await readFile(new URL(path, root)));
+    return `${digest.digest("hex")}  ${path}\n`;
+  });
+  return (await Promise.all(lines)).join("");
+}
+
+if (process.argv.includes("--check")) {
+  const made = await readFile(digestFile, "utf8").catch(() => "");
+  if (made === (await digests())) process.exit();
+  console.error("The pictures in docs/pictures show an earlier console. Make them again: node scripts/pictures.mjs");
+  process.exit(1);
+}
+
+const { launch } = await import("../tests/clients/browser/world.mjs");
 const folder = await mkdtemp(`${tmpdir()}/tailwater-pictures-`);
 const program = process.env.TAILWATER ?? fileURLToPath(new URL("target/debug/tailwater", root));
 const children = [];
@@ -85,6 +108,8 @@ try {
     await page.waitForFunction(() => /Resumed/.test(document.getElementById("resume").textContent));
     await page.waitForFunction(() => document.getElementById("text").textContent.includes("In the evening"));
     await page.evaluate(() => document.activeElement.blur());
+    // On a phone the page has scrolled to the job.
+    await page.evaluate(() => scrollTo(0, 0));
     await page.mouse.move(0, 0);
     const path = fileURLToPath(new URL(`docs/pictures/console-${name}.png`, root));
     await page.screenshot({ path });
@@ -93,6 +118,7 @@ try {
     child.kill();
   }
   await browser.close();
+  await writeFile(digestFile, await digests());
 } finally {
   children.forEach((child) => child.kill());
   await rm(folder, { recursive: true, force: true, maxRetries: 9 });

@@ -199,7 +199,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
         let app = Arc::clone(&self.app);
         let address = self.address;
         let work = async move {
-            let receipt = app.cancel(&access, address, job, None).await?;
+            let receipt = app.cancel(&access, address, job).await?;
             Ok(ServerFrame::Cancelling {
                 reference,
                 job: receipt.id,

@@ -235,16 +235,16 @@ impl App {
             .ok_or_else(unknown)
     }
 
-    /// Requests that a job be cancelled.
+    /// Requests that a job be cancelled. Its log names the subject that did.
     pub(super) async fn cancel(
         &self,
         access: &Access,
         client: IpAddr,
         id: JobId,
-        by: Option<String>,
     ) -> Result<CancelReceipt, Problem> {
         access.require(Operation::Cancel(&id))?;
         let _slot = self.shared.requests().acquire(client)?;
+        let by = access.subject().map(|subject| subject.name.clone());
         let (seq, new) = match self.queue.cancel(&id, by).await? {
             CancelOutcome::Requested(seq) => (seq, true),
             CancelOutcome::Already(seq) => (seq, false),

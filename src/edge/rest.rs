@@ -162,7 +162,7 @@ pub(super) async fn cancel(
     Peer(from): Peer,
     JobPath(id): JobPath,
 ) -> Result<Response, Problem> {
-    let receipt = app.cancel(&access, from, id, None).await?;
+    let receipt = app.cancel(&access, from, id).await?;
     let status = status_of(receipt.new);
     Ok((status, Json(receipt)).into_response())
 }

@@ -2,10 +2,12 @@ use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::support::third_party::ThirdParty;
 use crate::support::tokens::SIGNING;
 use crate::support::up::{up, up_with};
+use crate::support::within;
 
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
@@ -125,4 +127,55 @@ async fn a_cookie_opens_event_streams_of_the_edges_own_pages_only() {
     let secret = secret.display().to_string();
     let flags = ["--auth", "jwt", "--auth-secret", &secret];
     run_with("words.sh", "origins.mjs", &flags, &["cookie"]).await;
+}
+
+#[tokio::test]
+async fn the_console_shows_a_job_as_a_timeline_and_never_as_markup() {
+    run(
+        "console.mjs",
+        &["timeline", "sources", "cancelled_elsewhere"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_console_keeps_its_list_and_its_numbers_live() {
+    run("console.mjs", &["list", "numbers"]).await;
+}
+
+#[tokio::test]
+async fn the_console_offers_each_kind_with_its_queue_and_an_example() {
+    run("console.mjs", &["kinds"]).await;
+}
+
+#[tokio::test]
+async fn a_console_that_was_left_open_asks_for_little() {
+    run("console.mjs", &["hidden", "away"]).await;
+}
+
+#[tokio::test]
+async fn the_console_opens_and_stops_jobs_by_keyboard_and_on_a_phone() {
+    run("console.mjs", &["keyboard_job", "phone"]).await;
+}
+
+#[tokio::test]
+async fn the_console_asks_for_a_token_and_keeps_it_in_memory() {
+    run("console_access.mjs", &["jwt", "token"]).await;
+}
+
+#[tokio::test]
+async fn the_console_says_what_a_token_does_not_allow_and_asks_again_when_it_expires() {
+    run("console_access.mjs", &["expiry", "one_job"]).await;
+}
+
+#[tokio::test]
+async fn the_pictures_show_the_console_as_it_is() {
+    let mut check = Command::new("node");
+    check.args(["scripts/pictures.mjs", "--check"]);
+    check.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let checked = within("a check of the pictures", check.output())
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
 }

@@ -154,10 +154,8 @@ impl TurnRequest {
 
     /// Requests that a job be cancelled; `None` if it has ended meanwhile.
     async fn cancel(&self, job: JobId) -> Result<Option<JobId>, Problem> {
-        let cancelled = self
-            .app
-            .cancel(&self.access, self.from, job.clone(), None)
-            .await;
+        let cancelled = self.app.cancel(&self.access, self.from, job.clone());
+        let cancelled = cancelled.await;
         match cancelled {
             Ok(_) => Ok(Some(job)),
             Err(problem) if problem.code() == Code::JobEnded => Ok(None),

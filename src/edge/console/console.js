@@ -1,13 +1,21 @@
-// The console: runs and shows jobs, with the client that every page may use. It keeps nothing but the theme and a token.
+// The console: runs and shows jobs, with the client that every page may use. It stores nothing but the theme.
 import { connect } from "./client.js";
 
 const POLL_JOBS = 2000;
 const POLL_STATS = 2000;
 const POLL_KINDS = 3000;
-const SAMPLES = 90;
+/** The longest pause before an edge that does not answer is asked again. */
+const POLL_FAILED = 10_000;
+/** After this time without any input the page asks less often: it was left open. */
+const AWAY_AFTER = 600_000;
+const POLL_AWAY = 30_000;
+/** The time that the charts show. */
+const CHARTED = 180_000;
 /** How long the connection stays cut, unless it is restored before. */
 const CUT_FOR = 15_000;
 const ROWS = 300;
+/** How many events the page keeps; a job may run for days. */
+const EVENTS_MAX = 20_000;
 const SLOW_GAP = 2000;
 
 /** What to offer for a kind without a job in the log. */
@@ -19,7 +27,6 @@ const EXAMPLES = {
 
 const $ = (id) => document.getElementById(id);
 const base = new URL(".", location.href).href.replace(/\/$/, "");
-const token = sessionStorage.getItem("tailwater:token") ?? undefined;
 
 /** An element; strings become text, so nothing that a job says is ever markup. */
 function make(tag, attributes = {}, ...children) {
@@ -28,6 +35,11 @@ function make(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) if (value != null) element.setAttribute(name, value);
   element.append(...children.filter((child) => child != null));
   return element;
+}
+
+/** Sets a text only if it has changed: a screen reader reads each change of a status. */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 // ---- The connection, and the switch that cuts it.
@@ -54,9 +66,15 @@ function CountedSocket(address, protocol) {
   return socket;
 }
 
-const tw = connect(base, { token, WebSocket: CountedSocket, onStatus: showConnection });
+/** The token, in memory only: browsers write what a page stores to the disk, also for a single session. */
+let token;
+let tw = start();
 let shown;
 let cutTimer;
+
+function start() {
+  return connect(base, { token, WebSocket: CountedSocket, onStatus: showConnection });
+}
 
 function showConnection() {
   const pill = $("connection");
@@ -90,43 +108,111 @@ function restore() {
 async function read(path) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   const response = await fetch(base + path, { headers });
-  if (response.status === 401 || response.status === 403) $("token-form").hidden = false;
-  if (!response.ok) throw new Error(`${path}: HTTP ${response.status}`);
-  return response.json();
+  if (response.ok) return response.json();
+  const { code = `http_${response.status}`, detail = code } = await response.json().catch(() => ({}));
+  throw Object.assign(new Error(detail), { code });
+}
+
+/** Codes of an edge, of a proxy before it, and of the client, that mean: this needs a valid token. */
+const UNAUTHORIZED = ["unauthorized", "token_expired", "token_revoked", "http_401", "close_4401"];
+/** Until a person gives the token, nothing more is asked for. */
+let isTokenWanted = false;
+
+function askForToken() {
+  if (isTokenWanted) return;
+  isTokenWanted = true;
+  setText($("token-error"), token ? "The edge does not accept this token. It may have expired." : "");
+  $("token-form").hidden = false;
 }
 
 $("token-form").onsubmit = (event) => {
   event.preventDefault();
-  sessionStorage.setItem("tailwater:token", $("token").value);
-  location.reload();
+  token = $("token").value.trim();
+  $("token").value = "";
+  $("token-form").hidden = true;
+  isTokenWanted = false;
+  shown?.close();
+  shown = undefined;
+  tw.close();
+  tw = start();
+  showConnection();
+  showVersion();
+  show();
+  pollAll();
 };
 
-/** Calls `work` now, and then after each pause while the page is visible. One call at a time. */
-function every(pause, work) {
+/** Why a request failed, for people. Asks for a token if that is what was missing. */
+function reason(error) {
+  if (UNAUTHORIZED.includes(error.code)) askForToken();
+  return described(error);
+}
+
+const described = ({ code, message }) => (code ? `${message} (${code})` : message);
+
+/** When a person last used the page. */
+let usedAt = Date.now();
+const isAway = () => Date.now() - usedAt > AWAY_AFTER;
+const polls = [];
+const pollAll = () => polls.forEach((poll) => poll());
+
+function used() {
+  const wasAway = isAway();
+  usedAt = Date.now();
+  if (wasAway) pollAll();
+}
+for (const type of ["pointermove", "pointerdown", "keydown", "focus"]) addEventListener(type, used, { passive: true });
+document.addEventListener("visibilitychange", pollAll);
+
+/**
+ * Calls `work` now, and then after each pause while the page is visible. One call at a time. An element that the token
+ * does not allow is hidden, until there is another token.
+ */
+function every(pause, work, element) {
   let timer;
-  const run = async () => {
+  let isRunning = false;
+  let isWanted = false;
+  let failures = 0;
+  const note = element && $(`${element.id}-refused`);
+  const allow = (is) => note && ((element.hidden = !is), (note.hidden = is));
+
+  const poll = async () => {
     clearTimeout(timer);
-    if (document.hidden) return;
+    if (document.hidden || isTokenWanted) return;
+    isWanted = isRunning;
+    if (isRunning) return;
+    isRunning = true;
+    const given = token;
+    let isRefused = false;
     try {
       await work();
+      failures = 0;
+      allow(true);
       reachable(true);
-    } catch {
-      reachable(false);
+    } catch ({ code }) {
+      isRefused = code === "forbidden" || UNAUTHORIZED.includes(code);
+      failures += 1;
+      // An answer about an earlier token means nothing.
+      if (given !== token) isWanted = true;
+      else if (code === "forbidden") allow(false);
+      else if (isRefused) askForToken();
+      else reachable(false);
     }
-    clearTimeout(timer);
-    timer = setTimeout(run, pause);
+    isRunning = false;
+    if (isWanted) return poll();
+    if (isRefused) return;
+    const slowed = Math.max(pause, isAway() ? POLL_AWAY : 0);
+    timer = setTimeout(poll, failures ? Math.max(slowed, Math.min(POLL_FAILED, pause * 2 ** failures)) : slowed);
   };
-  document.addEventListener("visibilitychange", run);
-  run();
-  return run;
+  polls.push(poll);
+  poll();
+  return poll;
 }
 
 let isReachable = true;
 function reachable(is) {
   if (is === isReachable) return;
   isReachable = is;
-  if (is) notice("");
-  else if ($("token-form").hidden) notice("This edge does not answer. The numbers and the list are from before.", "bad");
+  notice(is ? "" : "This edge does not answer. The numbers and the list are from before.", "bad");
 }
 
 let noticeTimer;
@@ -193,21 +279,22 @@ const SERIES = {
   lag: [["lag", (stats) => stats.lag]],
   replays: [["replays", (stats) => stats.replays]],
 };
+/** The numbers of the last minutes, and when each was read. */
 const samples = [];
 
 function showStats() {
   for (const figure of document.querySelectorAll("[data-chart]")) {
     const series = SERIES[figure.dataset.chart];
-    const values = series.map(([, value]) => samples.map(value));
+    const values = series.map(([, value]) => samples.map(({ stats }) => value(stats)));
     const highest = Math.max(1, ...values.flat());
     const svg = figure.querySelector("svg");
-    svg.setAttribute("viewBox", `0 0 ${SAMPLES - 1} 100`);
-    const point = (value, index, all) => `${SAMPLES - all.length + index},${(96 - (88 * value) / highest).toFixed(1)}`;
+    svg.setAttribute("viewBox", "0 0 100 100");
+    const x = ({ at }) => (100 - (100 * (samples.at(-1).at - at)) / CHARTED).toFixed(2);
+    const point = (value, index) => `${x(samples[index])},${(96 - (88 * value) / highest).toFixed(1)}`;
     svg.replaceChildren(
       ...values.flatMap((values, index) => {
         const line = values.map(point).join("L");
-        const first = SAMPLES - values.length;
-        const area = make("path", { class: `area series-${index}`, d: `M${first},100L${line}L${SAMPLES - 1},100Z` });
+        const area = make("path", { class: `area series-${index}`, d: `M${x(samples[0])},100L${line}L100,100Z` });
         return [...(index ? [] : [area]), make("path", { class: `line series-${index}`, d: `M${line}` })];
       }),
     );
@@ -223,10 +310,12 @@ function showStats() {
 }
 
 every(POLL_STATS, async () => {
-  samples.push(await read("/api/stats"));
-  samples.splice(0, samples.length - SAMPLES);
+  const stats = await read("/api/stats");
+  const at = Date.now();
+  samples.push({ at, stats });
+  while (samples[0].at < at - CHARTED) samples.shift();
   showStats();
-});
+}, $("charts"));
 
 // ---- Kinds, and submitting.
 
@@ -243,7 +332,7 @@ every(POLL_KINDS, async () => {
   );
   offer($("kind"), kinds.map(({ kind }) => kind));
   offer($("filter-kind"), ["", ...kinds.map(({ kind }) => kind)]);
-  if (!offered && kinds.length) showExample();
+  if (!offered && kinds.length) showExample().catch(() => {});
 });
 
 /** Changes the options of a list only if they have changed: an open list would close. */
@@ -267,41 +356,55 @@ async function showExample() {
   const { jobs } = await tw.jobs({ kind, limit: 1 });
   if (!jobs.length) return;
   const { events } = await tw.events(jobs[0].job, { limit: 1 });
+  // The log has no input of a job with a callback.
+  if (events[0]?.callback_digest) return;
   if (events[0]?.type === "job:queued:v1" && $("kind").value === kind && $("input").value === offered) {
     offered = $("input").value = shape(events[0].input ?? null);
   }
 }
 $("kind").onchange = () => showExample().catch(() => {});
 
+/** What the form says, unless it is not valid. */
 function submission() {
   const text = $("input").value.trim();
-  return { kind: $("kind").value, input: text ? JSON.parse(text) : null };
+  setText($("submit-error"), "");
+  try {
+    return { kind: $("kind").value, input: text ? JSON.parse(text) : null };
+  } catch (error) {
+    setText($("submit-error"), `The input is not JSON: ${error.message}`);
+    return undefined;
+  }
 }
 
-$("submit").onsubmit = async (event) => {
+$("submit").onsubmit = (event) => {
   event.preventDefault();
-  $("submit-error").textContent = "";
-  try {
-    await submit(submission());
-  } catch (error) {
-    $("submit-error").textContent = error instanceof SyntaxError ? `The input is not JSON: ${error.message}` : error.message;
-  }
+  const given = submission();
+  if (given) submit(given);
 };
 
 async function submit(given) {
+  const error = $("submit-error");
+  setText(error, "");
+  const before = location.hash;
   const queued = tw.submit(given);
-  open(queued.item.job);
-  await queued;
-  refreshJobs();
+  const { job } = queued.item;
+  open(job);
+  try {
+    await queued;
+    refreshJobs();
+  } catch (refusal) {
+    // There is no such job to show.
+    if (location.hash === `#job=${job}`) location.hash = before;
+    setText(error, reason(refusal));
+    error.scrollIntoView({ block: "nearest" });
+  }
 }
 
 $("submit-curl").onclick = () => {
-  try {
-    const body = quoted(JSON.stringify(submission()));
-    copy(`curl -s ${base}/api/jobs${bearer()} -H 'content-type: application/json' -d ${body}`, "Command");
-  } catch (error) {
-    $("submit-error").textContent = `The input is not JSON: ${error.message}`;
-  }
+  const given = submission();
+  if (!given) return;
+  const body = quoted(JSON.stringify(given));
+  copy(`curl -s ${base}/api/jobs${bearer()} -H 'content-type: application/json' -d ${body}`, "Command");
 };
 
 // ---- The list of jobs.
@@ -318,7 +421,7 @@ const refreshJobs = every(POLL_JOBS, async () => {
   if (!older.length) ({ next } = page);
   filter = `${kind} ${status}`;
   showJobs(page.jobs);
-});
+}, $("jobs-table"));
 
 function showJobs(newest) {
   const seen = new Set(newest.map(({ job }) => job));
@@ -359,11 +462,17 @@ function showJobs(newest) {
 
 $("filter-kind").onchange = $("filter-status").onchange = () => refreshJobs();
 $("more").onclick = async () => {
-  const [kind, status] = filter.split(" ");
-  const page = await tw.jobs({ kind: kind || undefined, status: status || undefined, limit: 50, page: next });
-  older.push(...page.jobs);
-  ({ next } = page);
-  refreshJobs();
+  const asked = filter;
+  const [kind, status] = asked.split(" ");
+  try {
+    const page = await tw.jobs({ kind: kind || undefined, status: status || undefined, limit: 50, page: next });
+    if (asked !== filter) return;
+    older.push(...page.jobs);
+    ({ next } = page);
+    refreshJobs();
+  } catch (error) {
+    notice(reason(error), "bad");
+  }
 };
 
 function age(milliseconds) {
@@ -382,8 +491,10 @@ class Shown {
   /** The index of the first event in the table, and after the last one. */
   first = 0;
   drawn = 0;
-  cuts = 0;
   isScheduled = false;
+  isStopping = false;
+  /** Why the watch ended early, or why stopping the job was refused. */
+  problem = "";
   stripAt = 0;
   textShown = { text: "", reasoning: "" };
 
@@ -391,30 +502,54 @@ class Shown {
     this.job = job;
     Object.assign(raw, { last: 0, doubled: 0 });
     this.watch = tw.watch(job, { onChange: () => this.schedule() });
-    this.read().catch((error) => {
-      if (shown === this) $("job-error").textContent = `${error.message} (${error.code})`;
-    });
+    this.read().catch((error) => this.fail(error));
   }
 
   /** Every event from the first one. */
   async read() {
     for await (const item of this.watch) {
       if (item.op === "anew") this.anew();
-      else this.events.push(item);
+      else this.add(item);
       this.schedule();
     }
+  }
+
+  add(item) {
+    this.events.push(item);
+    if (item.ts) {
+      this.begun ??= item.ts;
+      this.latest = item.ts;
+    }
+    if (item.type === "job:queued:v1") this.queued = item;
+    if (item.type === "job:started:v1") this.started = item;
+    if (this.events.length > EVENTS_MAX) this.forget(EVENTS_MAX / 10);
+  }
+
+  /** Forgets the oldest events, and removes their rows. */
+  forget(count) {
+    this.events.splice(0, count);
+    for (let row = this.first; row < Math.min(count, this.drawn); row++) $("log").firstElementChild.remove();
+    this.first = Math.max(0, this.first - count);
+    this.drawn = Math.max(0, this.drawn - count);
   }
 
   anew() {
     this.events = [];
     this.first = this.drawn = 0;
+    this.begun = this.latest = this.queued = this.started = undefined;
     Object.assign(raw, { last: 0, doubled: 0 });
     $("log").replaceChildren();
     this.say("The log was lost or replaced. The job starts again from its first event.");
   }
 
+  fail(error) {
+    if (shown !== this) return;
+    this.problem = reason(error);
+    this.schedule();
+  }
+
   say(text, state) {
-    $("resume").textContent = text;
+    setText($("resume"), text);
     $("resume").dataset.state = state ?? "";
   }
 
@@ -427,8 +562,7 @@ class Shown {
   /** The first event after a cut. */
   resumed(seq) {
     this.cutAt = undefined;
-    this.cuts += 1;
-    this.events.push({ op: "resumed", seq });
+    this.add({ op: "resumed", seq });
     // After the client has looked at it.
     queueMicrotask(() => {
       this.resumedAt = seq;
@@ -457,27 +591,25 @@ class Shown {
 
   draw() {
     const { view, ended } = this.watch;
-    const queued = this.events.find(({ type }) => type === "job:queued:v1");
-    const started = this.events.findLast(({ type }) => type === "job:started:v1");
-    const last = this.events.findLast(({ ts }) => ts);
+    const { queued, started, problem } = this;
     const status = view.status ?? "waiting";
-    $("job-status").textContent = view.status ?? "not submitted yet";
+    setText($("job-status"), view.status ?? "not submitted yet");
     $("job-status").dataset.state = status;
-    $("stop").disabled = ended;
-    $("again").disabled = !queued;
+    $("stop").disabled = ended || this.isStopping;
+    // The log has no input of a job with a callback.
+    $("again").disabled = !queued || Boolean(queued.callback_digest);
     const facts = {
       kind: queued?.kind ?? started?.kind,
       attempt: view.attempt || undefined,
       worker: started?.worker,
       events: view.seq || undefined,
       missing: view.missing,
-      took: queued && last ? seconds(last.ts - queued.ts) : undefined,
+      took: queued ? seconds(this.latest - queued.ts) : undefined,
       usage: view.usage ? JSON.stringify(view.usage) : undefined,
     };
     const known = Object.entries(facts).filter(([, value]) => value != null);
     $("facts").replaceChildren(...known.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, `${value}`))));
-    if (view.error) $("job-error").textContent = `${view.error.message} (${view.error.code})`;
-    else if (!this.watch.failure) $("job-error").textContent = "";
+    setText($("job-error"), view.error ? described(view.error) : problem);
     this.drawText("text", view.text);
     this.drawText("reasoning", view.reasoning);
     $("reasoning-box").hidden = !view.reasoning;
@@ -506,6 +638,7 @@ class Shown {
     const body = $("log");
     const box = body.closest(".scroll");
     const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 60;
+    this.isFollowing ||= isAtEnd;
     if (this.events.length - Math.max(this.drawn, this.first) > ROWS) {
       this.first = this.events.length - ROWS;
       this.drawn = this.first;
@@ -530,6 +663,7 @@ class Shown {
     const rows = [];
     for (let index = from; index < this.first; index++) rows.push(this.row(index));
     $("log").prepend(...rows);
+    $("log").closest(".scroll").scrollTop = 0;
     this.first = from;
     $("earlier").hidden = from === 0;
   }
@@ -550,14 +684,13 @@ class Shown {
       return make("tr", { class: "loud" }, make("td", {}, `${event.from}`), make("td"), make("td"), make("td"), make("td", {}, text));
     }
     const before = this.events.slice(Math.max(0, index - 2), index).findLast(({ ts }) => ts);
-    const first = this.events.find(({ ts }) => ts);
     const gap = before ? event.ts - before.ts : 0;
     const isLoud = event.type === "job:retrying:v1" || event.type === "job:failed:v1" || event.type === "job:cancel-requested:v1";
     return make(
       "tr",
       { class: `attempt-${shade(event.attempt)}${isLoud ? " loud" : ""}` },
       make("td", {}, `${event.seq}`),
-      make("td", { title: new Date(event.ts).toISOString() }, seconds(event.ts - first.ts)),
+      make("td", { title: new Date(event.ts).toISOString() }, seconds(event.ts - this.begun)),
       make("td", { class: gap >= SLOW_GAP ? "slow" : null }, before ? `+${seconds(gap)}` : ""),
       make("td", {}, make("span", { class: "dot" }, event.attempt ? `${event.attempt}` : "–")),
       make("td", {}, ...($("raw").checked ? [make("span", { class: "json" }, JSON.stringify(event))] : describe(event))),
@@ -645,23 +778,33 @@ function show() {
   $("job-title").textContent = job;
   shown = new Shown(job);
   shown.draw();
+  // In one column the list is below the job.
+  if (matchMedia("(max-width: 960px)").matches) $("detail").scrollIntoView();
   for (const [other, { element }] of rows) {
     if (other === job) element.setAttribute("aria-current", "true");
     else element.removeAttribute("aria-current");
   }
 }
 
+$("skip").onclick = (event) => {
+  // Following the link would change the hash, which names the job.
+  event.preventDefault();
+  $("detail").focus();
+};
 $("stop").onclick = async () => {
-  $("stop").disabled = true;
+  const stopped = shown;
+  stopped.isStopping = true;
+  stopped.draw();
   try {
-    await tw.cancel(shown.job);
+    await tw.cancel(stopped.job);
   } catch (error) {
-    $("job-error").textContent = `${error.message} (${error.code})`;
+    stopped.isStopping = false;
+    stopped.fail(error);
   }
 };
 $("again").onclick = () => {
-  const { kind, input } = shown.events.find(({ type }) => type === "job:queued:v1");
-  submit({ kind, input: input ?? null }).catch((error) => ($("submit-error").textContent = error.message));
+  const { kind, input } = shown.queued;
+  submit({ kind, input: input ?? null });
 };
 $("job-curl").onclick = () => copy(`curl -sN ${base}/api/jobs/${shown.job}/events${bearer()}`, "Command");
 $("copy-events").onclick = () => {
@@ -674,6 +817,9 @@ addEventListener("hashchange", show);
 addEventListener("pagehide", () => shown?.watch.close());
 addEventListener("pageshow", ({ persisted }) => persisted && ((shown = undefined), show()));
 
-read("/openapi.json").then(({ info }) => ($("version").textContent = info.version)).catch(() => {});
+function showVersion() {
+  read("/openapi.json").then(({ info }) => setText($("version"), info.version), () => {});
+}
+showVersion();
 show();
 showConnection();

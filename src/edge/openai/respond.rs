@@ -137,7 +137,7 @@ pub(in crate::edge) async fn cancel_response(
 ) -> Result<Response, Problem> {
     // The answer shows the job's output.
     access.require(Operation::Watch(&job))?;
-    match app.cancel(&access, from, job.clone(), None).await {
+    match app.cancel(&access, from, job.clone()).await {
         Ok(_) => {}
         Err(problem) if problem.code() == Code::JobEnded => {}
         Err(problem) => return Err(problem),
