@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::completion::{CompletionChunks, WholeCompletion};
+use super::error::CompletionProblems;
 use super::input::ModelRequest;
 use super::job::{submit, wait_and_fold};
 use crate::auth::Operation;
@@ -48,8 +49,7 @@ pub(in crate::edge) struct CompletionBody {
         (status = 200, description = "The completion, or its chunks.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+        CompletionProblems,
     ),
 )]
 pub(in crate::edge) async fn complete(
@@ -101,8 +101,7 @@ pub(in crate::edge) struct CompletionQuery {
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = 204, description = "The client has all chunks."),
-        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+        CompletionProblems,
     ),
 )]
 pub(in crate::edge) async fn completion(

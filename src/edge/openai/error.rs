@@ -1,11 +1,15 @@
 //! Errors in the form of the OpenAI API: those of the edge, and those of jobs.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use utoipa::IntoResponses;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, response};
 
 use crate::edge::error::Problem;
 use crate::wire::{Code, FailureCode, JobFailure, JobId};
@@ -95,6 +99,41 @@ impl From<&Problem> for OpenAiProblem {
         }
         Self::new(info.status, info.code, problem.message())
     }
+}
+
+/// Declares the problems that a route answers with: what a status below 500 means there, and what one
+/// from 500 on does.
+macro_rules! openai_problems {
+    ($name:ident: $below_500:literal, $from_500:literal $(,)?) => {
+        pub(super) struct $name;
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<response::Response>> {
+                let described = [("4XX", $below_500), ("5XX", $from_500)];
+                described
+                    .map(|(status, meaning)| (status.to_owned(), described_problem(meaning)))
+                    .into()
+            }
+        }
+    };
+}
+
+openai_problems!(OpenAiProblems: "Refused.", "Overloaded, or without NATS.");
+openai_problems!(CompletionProblems:
+    "The request is refused, or the job has failed.",
+    "The job has failed or still runs, or the edge is overloaded.",
+);
+openai_problems!(ModelProblems:
+    "No worker has ever served this kind.",
+    "Overloaded, or without NATS.",
+);
+
+fn described_problem(meaning: &str) -> RefOr<response::Response> {
+    let schema = Ref::from_schema_name("OpenAiError");
+    ResponseBuilder::new()
+        .description(meaning)
+        .content("application/json", Content::new(Some(schema)))
+        .build()
+        .into()
 }
 
 impl IntoResponse for OpenAiProblem {

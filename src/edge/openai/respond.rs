@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::error::OpenAiProblems;
 use super::fold::LogFold;
 use super::input::ModelRequest;
 use super::job::{reserve, submit, wait_and_fold};
@@ -54,8 +55,7 @@ pub(in crate::edge) struct ResponseBody {
         (status = 200, description = "The response, or its events.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn respond(
@@ -101,8 +101,7 @@ pub(in crate::edge) struct ResponseQuery {
         (status = 200, description = "The response, or its events.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn response(
@@ -125,8 +124,7 @@ pub(in crate::edge) async fn response(
     post, path = "/v1/responses/{id}/cancel", tag = OPENAI, params(JobPath),
     responses(
         (status = 200, description = "The response, which is cancelled or was complete before.", body = inline(Object)),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn cancel_response(
