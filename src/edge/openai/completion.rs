@@ -8,8 +8,8 @@
 use serde_json::{Value, json};
 
 use super::error::OpenAiProblem;
-use super::fold::LogFold;
 use super::sent::{OtherOutput, SentText};
+use crate::source::LogFold;
 use crate::wire::{Body, Channel, Event, JobId, Seq, Stored};
 
 /// What all chunks of a completion say about it.
@@ -341,6 +341,8 @@ impl LogFold for WholeCompletion {
     fn apply(&mut self, stored: &Stored) {
         self.apply_stored(stored);
     }
+
+    fn missing(&mut self, _: Seq, _: Seq) {}
 
     fn size(&self) -> usize {
         self.size

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::OpenAiProblems;
-use super::fold::LogFold;
 use super::input::ModelRequest;
 use super::job::{reserve, submit, wait_and_fold};
 use super::response::ResponseFold;
@@ -189,16 +188,6 @@ impl EventBlocks {
             let event_type = event["type"].as_str().unwrap_or_default();
             put_block(out, &[("event", event_type), ("data", &event.to_string())]);
         }
-    }
-}
-
-impl LogFold for ResponseFold {
-    fn apply(&mut self, stored: &Stored) {
-        Self::apply(self, stored);
-    }
-
-    fn size(&self) -> usize {
-        Self::size(self)
     }
 }
 

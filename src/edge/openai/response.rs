@@ -10,7 +10,8 @@ use std::mem;
 use serde_json::{Value, json};
 
 use super::error::OpenAiProblem;
-use crate::wire::{Body, Channel, Event, JobFailure, JobId, Stored};
+use crate::source::LogFold;
+use crate::wire::{Body, Channel, Event, JobFailure, JobId, Seq, Stored};
 
 /// A response as far as the log has it.
 #[derive(Debug)]
@@ -304,6 +305,18 @@ impl ResponseFold {
         event["sequence_number"] = self.next_number.into();
         self.next_number += 1;
         out.push(event);
+    }
+}
+
+impl LogFold for ResponseFold {
+    fn apply(&mut self, stored: &Stored) {
+        Self::apply(self, stored);
+    }
+
+    fn missing(&mut self, _: Seq, _: Seq) {}
+
+    fn size(&self) -> usize {
+        Self::size(self)
     }
 }
 

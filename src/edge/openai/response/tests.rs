@@ -1,5 +1,4 @@
 use super::*;
-use crate::wire::Seq;
 
 fn job() -> JobId {
     "j".parse().unwrap()
