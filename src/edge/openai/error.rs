@@ -65,6 +65,13 @@ impl OpenAiProblem {
         Self::new(500, "unreadable", message)
     }
 
+    /// A log that no longer has the whole answer.
+    pub(super) fn incomplete(job: &JobId) -> Self {
+        let message =
+            format!("Events of {job} have expired or cannot be decoded: its answer is incomplete.");
+        Self::new(410, "incomplete", message)
+    }
+
     /// A job that has not ended in time.
     pub(super) fn still_running(job: &JobId) -> Self {
         let message = format!("The job still runs. Read {job} later, or stream it.");

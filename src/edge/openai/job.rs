@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use serde_json::Value;
 
 use super::input::ModelRequest;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::error::Problem;
 use crate::edge::jobs::SubmitRequest;
-use crate::edge::memory::SplitReservation;
+use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::rest::idempotency_key;
 use crate::source::LogFold;
 use crate::wire::limits::OUTPUT_MAX;
@@ -25,6 +26,11 @@ pub(super) fn reserve(reservation: &mut SplitReservation, size: usize) -> Result
         return Err(Code::TooLarge);
     }
     reservation.resize(2 * size).map_err(|_| Code::Overloaded)
+}
+
+/// About how many bytes a fold holds for a JSON value.
+pub(super) fn held(value: &Value) -> usize {
+    size_of::<Value>() + weight(value)
 }
 
 /// Submits a job, whose id begins with `prefix`, or depends on the request's idempotency key.
