@@ -42,6 +42,10 @@ pub(super) async fn submit(
     prefix: &str,
     request: ModelRequest,
 ) -> Result<JobId, Problem> {
+    if app.clients.are_leaving() {
+        // After the submission it would be too late: the request must not be sent again then.
+        return Err(Code::Restarting.into());
+    }
     let key = idempotency_key(headers)?;
     let id = match key {
         None => Some(job_id(&format!("{prefix}{}", nuid::next()))?),

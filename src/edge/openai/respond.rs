@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::OpenAiProblems;
+use super::error::{OpenAiProblems, of_submitted};
 use super::input::ModelRequest;
 use super::job::{reserve, submit, wait_and_fold};
 use super::response::ResponseFold;
@@ -69,15 +69,17 @@ pub(in crate::edge) async fn respond(
     let is_streamed = request.is_streamed;
     let is_background = request.is_background;
     let job = submit(&app, &access, from, &headers, "resp_", request).await?;
-    if is_streamed {
-        return stream_events(&app, access, from, job, None).await;
-    }
-    let wait = if is_background {
-        Duration::ZERO
+    let answer = if is_streamed {
+        stream_events(&app, access, from, job.clone(), None).await
     } else {
-        COMPLETION_WAIT
+        let wait = if is_background {
+            Duration::ZERO
+        } else {
+            COMPLETION_WAIT
+        };
+        current(&app, from, &job, wait).await
     };
-    current(&app, from, &job, wait).await
+    Ok(of_submitted(&job, answer))
 }
 
 /// How to read a response.
