@@ -24,8 +24,7 @@ use crate::auth::Operation;
 use crate::config::{OPEN_WAIT, QUOTA_PROBES};
 use crate::nats::{CancelOutcome, PurgeOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
-use crate::source::Unavailable;
-use crate::source::{FoldError, fold_within};
+use crate::source::{LogFold, Unavailable, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     BearerToken, Code, JobId, JobState, KEY_ID, Kind, Seq, Status, Submission, WatchTokenTerms,
@@ -300,31 +299,38 @@ impl App {
     /// A job's state, and the room that it takes.
     async fn state(&self, job: &JobId) -> Result<(JobState, SplitReservation), Problem> {
         let mut reservation = self.shared.memory().answers.empty(JobState::SIZE_MAX);
+        let mut state = JobState::new(job.clone());
+        let resize = |bytes| reservation.resize(bytes).map_err(Problem::from);
+        let queued = self.fold(job, &mut state, resize).await?;
+        if queued.is_some() {
+            state.kind = queued;
+        }
+        reservation.settle(state.size());
+        Ok((state, reservation))
+    }
+
+    /// Folds a job's log. `resize` gets the size of `fold` in bytes after each event and may refuse
+    /// it. Returns the kind of a job that waits in the queue and has no event yet.
+    pub(super) async fn fold(
+        &self,
+        job: &JobId,
+        fold: &mut impl LogFold,
+        resize: impl FnMut(usize) -> Result<(), Problem>,
+    ) -> Result<Option<Kind>, Problem> {
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
         let folding = async {
             let _permit = self.folds.acquire().await;
-            fold_within(self.hub.source(), job, |bytes| reservation.resize(bytes)).await
+            fold_within(self.hub.source(), job, fold, resize).await
         };
-        if let Some(state) = timeout(OPEN_WAIT, folding).await.map_err(late)?? {
-            if shown.is_some_and(|shown| shown.seq > state.seq) {
-                return Err(
-                    Unavailable("the log lacks events that watchers have seen".into()).into(),
-                );
-            }
-            reservation.settle(state.size());
-            return Ok((state, reservation));
+        let Some(last) = timeout(OPEN_WAIT, folding).await.map_err(late)?? else {
+            let queued = self.queue.queued_kind(job).await?;
+            return queued.map(Some).ok_or_else(|| Code::JobNotFound.into());
+        };
+        if shown.is_some_and(|shown| shown.seq > last) {
+            return Err(Unavailable("the log lacks events that watchers have seen".into()).into());
         }
-        match self.queue.queued_kind(job).await? {
-            Some(kind) => Ok((
-                JobState {
-                    kind: Some(kind),
-                    ..JobState::new(job.clone())
-                },
-                reservation,
-            )),
-            None => Err(Code::JobNotFound.into()),
-        }
+        Ok(None)
     }
 
     /// A job's state once the job has ended or `wait` has passed.
@@ -366,15 +372,6 @@ impl App {
         match timeout(wait, self.tasks.stop().run_until_cancelled(watching)).await {
             Ok(Some(ended)) => ended,
             Ok(None) | Err(_) => Ok(()),
-        }
-    }
-}
-
-impl From<FoldError> for Problem {
-    fn from(error: FoldError) -> Self {
-        match error {
-            FoldError::Unavailable(error) => error.into(),
-            FoldError::LimitReached(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,6 @@
 mod complete;
 mod completion;
 mod error;
-mod fold;
 mod input;
 mod job;
 mod models;

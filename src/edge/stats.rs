@@ -26,7 +26,7 @@ pub(super) struct Stats {
     watched_jobs: usize,
     /// Events delivered to clients since the process started, counted once for each client.
     events_delivered: u64,
-    /// The average per second over the last 10 seconds.
+    /// The average per second over the last 5 seconds.
     events_per_second: f64,
     /// How many watches are reading the log.
     replays: usize,
@@ -129,4 +129,17 @@ pub(super) async fn socketio(
         }
     }
     Ok(Json(stats))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_of_the_rate_names_the_time_over_which_it_is_averaged() {
+        let schema = serde_json::to_value(schemars::schema_for!(Stats)).unwrap();
+        let described = &schema["properties"]["events_per_second"]["description"];
+        let period = format!("the last {RATE_SECONDS} seconds");
+        assert!(described.as_str().unwrap().contains(&period), "{described}");
+    }
 }

@@ -1,21 +1,34 @@
-//! Folds the whole log of a job into the job's state.
+//! Folds the whole log of a job: into its state, or into what another protocol shows of it.
 
 use super::{EventSource, LogReading, Replica, Unavailable};
-use crate::budget::LimitReached;
-use crate::wire::{JobId, JobState, Seq};
+use crate::wire::{JobId, JobState, Seq, Stored};
 
-/// Why a log could not be folded.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FoldError {
-    /// The leader does not answer.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// There is no room for a state of this size.
-    #[error(transparent)]
-    LimitReached(#[from] LimitReached),
+/// What is computed from a job's log event by event.
+pub trait LogFold {
+    /// Applies the next event.
+    fn apply(&mut self, event: &Stored);
+    /// The next events, `from` up to `to`, have expired.
+    fn missing(&mut self, from: Seq, to: Seq);
+    /// About how many bytes it holds.
+    fn size(&self) -> usize;
 }
 
-/// Folds the log of a job up to its last event when the call begins; `None` if it has no event.
+impl LogFold for JobState {
+    fn apply(&mut self, event: &Stored) {
+        Self::apply(self, event);
+    }
+
+    fn missing(&mut self, _: Seq, _: Seq) {
+        // They may have been output. The next event drops the output before them.
+        self.truncated = true;
+    }
+
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+}
+
+/// The state of a job after its last event when the call begins; `None` if it has no event.
 ///
 /// # Errors
 /// [`Unavailable`] if the leader does not answer. A lagging replica is read again: limit the time
@@ -24,35 +37,41 @@ pub async fn fold<S: EventSource>(
     source: &S,
     job: &JobId,
 ) -> Result<Option<JobState>, Unavailable> {
-    match fold_within(source, job, |_| Ok(())).await {
-        Ok(state) => Ok(state),
-        Err(FoldError::Unavailable(error)) => Err(error),
-        Err(FoldError::LimitReached(error)) => Err(Unavailable(error.to_string())),
-    }
+    let mut state = JobState::new(job.clone());
+    let last = fold_within(source, job, &mut state, |_| Ok::<_, Unavailable>(())).await?;
+    Ok(last.map(|_| state))
 }
 
-/// [`fold`] with limited memory: `resize` gets the state's size in bytes after each event and may
-/// refuse it.
+/// Folds the log of a job up to its last event when the call begins, and returns the number of that
+/// event; `None` if there is no event. `resize` gets the size of `fold` in bytes after each event
+/// and may refuse it.
 ///
 /// # Errors
-/// [`FoldError`].
-pub async fn fold_within<S: EventSource>(
+/// [`Unavailable`] if the leader does not answer, and what `resize` returns. A lagging replica is
+/// read again: limit the time of the call.
+pub async fn fold_within<S: EventSource, E: From<Unavailable>>(
     source: &S,
     job: &JobId,
-    mut resize: impl FnMut(usize) -> Result<(), LimitReached>,
-) -> Result<Option<JobState>, FoldError> {
+    fold: &mut impl LogFold,
+    mut resize: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Option<Seq>, E> {
     let Some(last) = source.last(job, Replica::Leader).await? else {
         return Ok(None);
     };
-    let mut state = JobState::new(job.clone());
     let mut reading = LogReading::new(Seq::FIRST, None, last.seq);
+    let mut next = Seq::FIRST;
     while let Some(events) = reading.next(source, job).await {
         for event in events {
-            state.apply(&event);
-            resize(state.size())?;
+            if event.first_seq() > next {
+                fold.missing(next, event.first_seq().before());
+            }
+            fold.apply(&event);
+            next = event.seq.successor();
+            resize(fold.size())?;
         }
     }
-    // Events that expired during the reading may have been output.
-    state.truncated |= state.seq < last.seq;
-    Ok(Some(state))
+    if next <= last.seq {
+        fold.missing(next, last.seq);
+    }
+    Ok(Some(last.seq))
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
-pub use fold::{FoldError, fold, fold_within};
+pub use fold::{LogFold, fold, fold_within};
 pub use reading::LogReading;
 pub use refill::{Refill, Refilled};
 

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, get_json, http};
+use crate::support::http::{exchange, get_json, header, http};
 use crate::support::system::{Edge, System, text, words};
 use crate::support::third_party::ThirdParty;
 use crate::support::{assert_fields, until, within};
@@ -209,9 +209,7 @@ async fn a_new_message_replaces_the_answer_that_still_runs() {
             body.to_string().as_bytes(),
         )
         .await;
-        let job = head
-            .lines()
-            .find_map(|line| line.strip_prefix("x-tailwater-job: "));
+        let job = header(&head, "x-tailwater-job");
         (job.unwrap().to_owned(), body)
     };
     let first = async {

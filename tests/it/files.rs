@@ -2,7 +2,7 @@ use serde_json::json;
 use tailwater::edge::EdgeSettings;
 
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, get, get_json};
+use crate::support::http::{exchange, get, get_json, header};
 use crate::support::system::{System, words};
 use crate::support::{eventually, within};
 
@@ -57,8 +57,8 @@ async fn the_client_is_the_file_of_the_package_for_pages_of_any_origin() {
         assert!(head.contains(&format!("\r\n{line}\r\n")), "{head}");
     }
     // A browser that has it gets it again only when it has changed.
-    let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
-    let known = format!("If-None-Match: {}\r\n", tag.unwrap());
+    let tag = header(&head, "etag").unwrap();
+    let known = format!("If-None-Match: {tag}\r\n");
     let (head, body) = get(&edge.addr, "/client.js", &known).await;
     assert!(
         head.starts_with("HTTP/1.1 304 ") && body.is_empty(),

@@ -6,7 +6,7 @@ use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 
 use crate::support::assert_fields;
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, get, http};
+use crate::support::http::{exchange, get, header, http};
 use crate::support::system::{Edge, System, text, words};
 use crate::support::third_party::ThirdParty;
 
@@ -162,10 +162,7 @@ async fn an_attempt_that_answers_differently_ends_a_stream_with_an_error_and_can
         !stream.contains("attempt 2") && !stream.contains("[DONE]"),
         "{stream}"
     );
-    let job = head
-        .lines()
-        .find_map(|line| line.strip_prefix("x-tailwater-job: "))
-        .unwrap();
+    let job = header(&head, "x-tailwater-job").unwrap();
     let path = format!("/v1/chat/completions/{job}");
     let (_, again) = get(&edge.addr, &path, "Accept: text/event-stream\r\n").await;
     assert!(

@@ -5,7 +5,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
-use crate::support::http::{exchange, get_json, http, refused, stats};
+use crate::support::http::{exchange, get_json, header, http, refused, stats};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::{assert_fields, assert_within, table, until};
@@ -199,8 +199,7 @@ async fn each_path_answers_head_and_lists_its_methods() {
         let content = "\r\ncontent-type: application/problem+json\r\n";
         assert!(head.contains(content), "{head}");
         assert!(body.contains("\"method_not_allowed\""), "{body}");
-        let allowed = head.lines().find_map(|line| line.strip_prefix("allow: "));
-        let mut allowed: Vec<_> = allowed.unwrap().split(',').collect();
+        let mut allowed: Vec<_> = header(&head, "allow").unwrap().split(',').collect();
         allowed.sort_unstable();
         assert_eq!(allowed.join(","), allow, "{method} {path}");
     }

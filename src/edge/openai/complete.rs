@@ -1,5 +1,6 @@
 //! `/v1/chat/completions`: a durable proxy in front of any worker.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::completion::{CompletionChunks, WholeCompletion};
+use super::error::{CompletionProblems, of_submitted};
 use super::input::ModelRequest;
 use super::job::{submit, wait_and_fold};
 use crate::auth::Operation;
@@ -49,8 +51,7 @@ pub(in crate::edge) struct CompletionBody {
         (status = 200, description = "The completion, or its chunks.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+        CompletionProblems,
     ),
 )]
 pub(in crate::edge) async fn complete(
@@ -64,16 +65,24 @@ pub(in crate::edge) async fn complete(
     drop((body, reservation));
     let is_streamed = request.is_streamed;
     let job = submit(&app, &access, from, &headers, "chatcmpl-", request).await?;
-    if !is_streamed {
-        return whole(&app, from, &job).await;
-    }
-    let session = Session::open_for(from, &app.hub, &job, Start::After(Seq(0))).await?;
-    sse::translated(
-        &app,
-        session,
-        (from, access),
-        Box::new(ChunkBlocks::new(job, Seq(0))),
-    )
+    let answer = if is_streamed {
+        stream_chunks(&app, access, from, &job).await
+    } else {
+        whole(&app, from, &job).await
+    };
+    Ok(of_submitted(&job, answer))
+}
+
+/// Streams all chunks.
+async fn stream_chunks(
+    app: &Arc<App>,
+    access: Access,
+    from: IpAddr,
+    job: &JobId,
+) -> Result<Response, Problem> {
+    let session = Session::open_for(from, &app.hub, job, Start::After(Seq(0))).await?;
+    let blocks = ChunkBlocks::new(job.clone(), Seq(0));
+    sse::translated(app, session, (from, access), Box::new(blocks))
 }
 
 /// How to read a completion.
@@ -102,8 +111,7 @@ pub(in crate::edge) struct CompletionQuery {
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
         (status = 204, description = "The client has all chunks."),
-        (status = "4XX", description = "The request is refused, or the job has failed.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "The job has failed or still runs, or the edge is overloaded.", body = ref("#/components/schemas/OpenAiError")),
+        CompletionProblems,
     ),
 )]
 pub(in crate::edge) async fn completion(
@@ -147,7 +155,7 @@ pub(in crate::edge) async fn completion(
 }
 
 /// Waits for the end of a job, and answers with the whole completion.
-async fn whole(app: &App, from: std::net::IpAddr, job: &JobId) -> Result<Response, Problem> {
+async fn whole(app: &App, from: IpAddr, job: &JobId) -> Result<Response, Problem> {
     let mut fold = WholeCompletion::new(job.clone());
     let reservation = wait_and_fold(app, from, job, COMPLETION_WAIT, &mut fold).await?;
     let mut response = match fold.into_json() {

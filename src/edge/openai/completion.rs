@@ -8,8 +8,9 @@
 use serde_json::{Value, json};
 
 use super::error::OpenAiProblem;
-use super::fold::LogFold;
+use super::job::held;
 use super::sent::{OtherOutput, SentText};
+use crate::source::LogFold;
 use crate::wire::{Body, Channel, Event, JobId, Seq, Stored};
 
 /// What all chunks of a completion say about it.
@@ -89,7 +90,11 @@ impl CompletionChunks {
                     chunks = vec![OpenAiProblem::superseded(&self.head.job).to_json()];
                 }
             }
-            Err(_) if stored.event_type.is_end() => chunks = self.close(),
+            // A part of the answer may be lost with it.
+            Err(_) if stored.seq > self.after || stored.event_type.is_end() => {
+                self.is_ended = true;
+                chunks = vec![OpenAiProblem::incomplete(&self.head.job).to_json()];
+            }
             Err(_) => {}
         }
         if stored.seq <= self.after {
@@ -242,8 +247,10 @@ pub(super) struct WholeCompletion {
     calls: Vec<Value>,
     data: Vec<Value>,
     end: Option<Result<(Option<Value>, String), OpenAiProblem>>,
-    /// About how many bytes it holds.
-    size: usize,
+    /// Whether events are missing that may have been output of the attempt that counts.
+    is_incomplete: bool,
+    /// About how many bytes the JSON values hold.
+    values: usize,
 }
 
 impl WholeCompletion {
@@ -255,22 +262,31 @@ impl WholeCompletion {
             calls: Vec::new(),
             data: Vec::new(),
             end: None,
-            size: 0,
+            is_incomplete: false,
+            values: 0,
         }
     }
 
     fn apply_stored(&mut self, stored: &Stored) {
-        self.size += stored.payload().len();
         match stored.event() {
             Ok(event) => {
                 self.head.apply(&event);
                 self.apply_event(event);
             }
             Err(_) if stored.event_type.is_end() => {
-                self.end = Some(Err(OpenAiProblem::unreadable(&self.head.job)));
+                self.end = Some(Err(OpenAiProblem::incomplete(&self.head.job)));
             }
-            Err(_) => {}
+            Err(_) => self.is_incomplete = true,
         }
+    }
+
+    /// Drops the output of the attempts so far.
+    fn clear(&mut self) {
+        self.output.clear();
+        self.reasoning.clear();
+        self.calls.clear();
+        self.data.clear();
+        self.values = 0;
     }
 
     fn apply_event(&mut self, event: Event) {
@@ -278,11 +294,8 @@ impl WholeCompletion {
             Body::Started {
                 continues: false, ..
             } => {
-                self.output.clear();
-                self.reasoning.clear();
-                self.calls.clear();
-                self.data.clear();
-                self.size = 0;
+                self.clear();
+                self.is_incomplete = false;
             }
             Body::Chunk {
                 text,
@@ -290,13 +303,22 @@ impl WholeCompletion {
             } => self.output += &text,
             Body::Chunk { text, .. } => self.reasoning += &text,
             Body::Data { mut data } => match data.get_mut("tool_calls") {
-                Some(Value::Array(calls)) => self.calls.append(calls),
-                _ => self.data.push(data),
+                Some(Value::Array(calls)) => {
+                    self.values += calls.iter().map(held).sum::<usize>();
+                    self.calls.append(calls);
+                }
+                _ => {
+                    self.values += held(&data);
+                    self.data.push(data);
+                }
             },
             Body::Done {
                 usage,
                 finish_reason,
-            } => self.end = Some(Ok((usage, finish_reason.unwrap_or_else(|| "stop".into())))),
+            } => {
+                self.values += usage.as_ref().map_or(0, held);
+                self.end = Some(Ok((usage, finish_reason.unwrap_or_else(|| "stop".into()))));
+            }
             Body::Failed(failure) => self.end = Some(Err(OpenAiProblem::of_failure(&failure))),
             Body::Cancelled {} => self.end = Some(Err(OpenAiProblem::cancelled())),
             Body::Queued { .. }
@@ -313,12 +335,17 @@ impl WholeCompletion {
             return Err(OpenAiProblem::still_running(&self.head.job));
         };
         let (usage, reason) = end?;
+        if self.is_incomplete {
+            return Err(OpenAiProblem::incomplete(&self.head.job));
+        }
         let content = if self.output.is_empty() && !self.calls.is_empty() {
             Value::Null
         } else {
             self.output.into()
         };
-        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        // `json!` would copy the large values.
+        let mut message = json!({"role": "assistant", "refusal": null});
+        message["content"] = content;
         if !self.reasoning.is_empty() {
             message["reasoning_content"] = self.reasoning.into();
         }
@@ -326,9 +353,9 @@ impl WholeCompletion {
             message["tool_calls"] = self.calls.into();
         }
         let mut completion = self.head.object("chat.completion");
-        let choice =
-            json!({"index": 0, "message": message, "logprobs": null, "finish_reason": reason});
-        completion["choices"] = json!([choice]);
+        let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": reason});
+        choice["message"] = message;
+        completion["choices"] = Value::Array(vec![choice]);
         completion["usage"] = usage.unwrap_or(Value::Null);
         if !self.data.is_empty() {
             completion["data"] = self.data.into();
@@ -342,8 +369,14 @@ impl LogFold for WholeCompletion {
         self.apply_stored(stored);
     }
 
+    fn missing(&mut self, _: Seq, _: Seq) {
+        // They may have been output, or an attempt that replaced the earlier output.
+        self.clear();
+        self.is_incomplete = true;
+    }
+
     fn size(&self) -> usize {
-        self.size
+        self.output.len() + self.reasoning.len() + self.values
     }
 }
 

@@ -1,13 +1,18 @@
 //! Errors in the form of the OpenAI API: those of the edge, and those of jobs.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use utoipa::IntoResponses;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, response};
 
-use crate::edge::error::Problem;
+use crate::edge::error::{Problem, count_refusal};
+use crate::edge::sse::name_job;
 use crate::wire::{Code, FailureCode, JobFailure, JobId};
 
 /// Tells the clients of OpenAI whether to send the request again. By default they do after most
@@ -61,6 +66,13 @@ impl OpenAiProblem {
         Self::new(500, "unreadable", message)
     }
 
+    /// A log that no longer has the whole answer.
+    pub(super) fn incomplete(job: &JobId) -> Self {
+        let message =
+            format!("Events of {job} have expired or cannot be decoded: its answer is incomplete.");
+        Self::new(410, "incomplete", message)
+    }
+
     /// A job that has not ended in time.
     pub(super) fn still_running(job: &JobId) -> Self {
         let message = format!("The job still runs. Read {job} later, or stream it.");
@@ -97,6 +109,41 @@ impl From<&Problem> for OpenAiProblem {
     }
 }
 
+/// Declares the problems that a route answers with: what a status below 500 means there, and what one
+/// from 500 on does.
+macro_rules! openai_problems {
+    ($name:ident: $below_500:literal, $from_500:literal $(,)?) => {
+        pub(super) struct $name;
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<response::Response>> {
+                let described = [("4XX", $below_500), ("5XX", $from_500)];
+                described
+                    .map(|(status, meaning)| (status.to_owned(), described_problem(meaning)))
+                    .into()
+            }
+        }
+    };
+}
+
+openai_problems!(OpenAiProblems: "Refused.", "Overloaded, or without NATS.");
+openai_problems!(CompletionProblems:
+    "The request is refused, or the job has failed.",
+    "The job has failed or still runs, or the edge is overloaded.",
+);
+openai_problems!(ModelProblems:
+    "No worker has ever served this kind.",
+    "Overloaded, or without NATS.",
+);
+
+fn described_problem(meaning: &str) -> RefOr<response::Response> {
+    let schema = Ref::from_schema_name("OpenAiError");
+    ResponseBuilder::new()
+        .description(meaning)
+        .content("application/json", Content::new(Some(schema)))
+        .build()
+        .into()
+}
+
 impl IntoResponse for OpenAiProblem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -106,6 +153,26 @@ impl IntoResponse for OpenAiProblem {
             .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         response
     }
+}
+
+/// The response to a request whose job is submitted. A problem of the answer names the job, and must
+/// not be retried even if its code says so: the same request would start another job.
+pub(super) fn of_submitted(job: &JobId, answer: Result<Response, Problem>) -> Response {
+    let problem = match answer {
+        Ok(response) => return response,
+        Err(problem) => problem,
+    };
+    count_refusal(problem.code());
+    let error = OpenAiProblem {
+        message: format!(
+            "The job {job} is submitted: read it instead of sending the request again. {}",
+            problem.message()
+        ),
+        ..OpenAiProblem::from(&problem)
+    };
+    let mut response = error.into_response();
+    name_job(&mut response, job);
+    response
 }
 
 /// Gives the problems of all routes below `/v1` the form of the OpenAI API.
@@ -131,4 +198,41 @@ pub(in crate::edge) async fn in_openai_form(request: Request, next: Next) -> Res
         );
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::to_bytes;
+    use futures_util::FutureExt as _;
+
+    fn job() -> JobId {
+        "resp_1".parse().unwrap()
+    }
+
+    #[test]
+    fn a_problem_after_the_submission_names_the_job_and_is_not_retried() {
+        for code in [Code::Unavailable, Code::Restarting, Code::RateLimited] {
+            assert!(code.info().retry);
+            let response = of_submitted(&job(), Err(code.into()));
+            assert_eq!(response.status().as_u16(), code.info().status);
+            let headers = response.headers();
+            assert_eq!(headers[SHOULD_RETRY], "false");
+            assert_eq!(headers["x-tailwater-job"], "resp_1");
+            assert!(!headers.contains_key(header::RETRY_AFTER));
+            assert!(response.extensions().get::<Problem>().is_none());
+            let body = to_bytes(response.into_body(), 1000).now_or_never();
+            let error: Value = serde_json::from_slice(&body.unwrap().unwrap()).unwrap();
+            assert_eq!(error["error"]["code"], code.as_str());
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(message.contains("resp_1"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_answer_after_the_submission_is_sent_unchanged() {
+        let response = of_submitted(&job(), Ok(StatusCode::NO_CONTENT.into_response()));
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert!(response.headers().is_empty());
+    }
 }

@@ -4,20 +4,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use tokio::time::timeout;
+use serde_json::Value;
 
-use super::fold::LogFold;
 use super::input::ModelRequest;
-use crate::config::OPEN_WAIT;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::error::Problem;
 use crate::edge::jobs::SubmitRequest;
-use crate::edge::memory::SplitReservation;
+use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::rest::idempotency_key;
-use crate::source::{EventSource as _, LogReading, Replica, Unavailable};
+use crate::source::LogFold;
 use crate::wire::limits::OUTPUT_MAX;
-use crate::wire::{Code, JobId, Seq, Submission, WatchTokenTerms, job_id, kind};
+use crate::wire::{Code, JobId, Submission, WatchTokenTerms, job_id, kind};
 
 /// The memory for a fold of this size: itself, and its JSON.
 ///
@@ -30,6 +28,11 @@ pub(super) fn reserve(reservation: &mut SplitReservation, size: usize) -> Result
     reservation.resize(2 * size).map_err(|_| Code::Overloaded)
 }
 
+/// About how many bytes a fold holds for a JSON value.
+pub(super) fn held(value: &Value) -> usize {
+    size_of::<Value>() + weight(value)
+}
+
 /// Submits a job, whose id begins with `prefix`, or depends on the request's idempotency key.
 pub(super) async fn submit(
     app: &App,
@@ -39,6 +42,10 @@ pub(super) async fn submit(
     prefix: &str,
     request: ModelRequest,
 ) -> Result<JobId, Problem> {
+    if app.clients.are_leaving() {
+        // After the submission it would be too late: the request must not be sent again then.
+        return Err(Code::Restarting.into());
+    }
     let key = idempotency_key(headers)?;
     let id = match key {
         None => Some(job_id(&format!("{prefix}{}", nuid::next()))?),
@@ -70,32 +77,8 @@ pub(super) async fn wait_and_fold(
         app.until_ended(from, job, wait).await?;
     }
     let _slot = app.shared.requests().acquire(from)?;
-    let late = |_| Unavailable("the log was not read in time".into());
-    timeout(OPEN_WAIT, fold_log(app, job, fold))
-        .await
-        .map_err(late)?
-}
-
-async fn fold_log(
-    app: &App,
-    job: &JobId,
-    fold: &mut impl LogFold,
-) -> Result<SplitReservation, Problem> {
-    let _permit = app.folds.acquire().await;
-    let source = app.hub.source();
     let mut reservation = app.shared.memory().answers.empty(2 * OUTPUT_MAX);
-    let Some(last) = source.last(job, Replica::Leader).await? else {
-        return match app.queue.queued_kind(job).await? {
-            Some(_) => Ok(reservation),
-            None => Err(Code::JobNotFound.into()),
-        };
-    };
-    let mut reading = LogReading::new(Seq::FIRST, None, last.seq);
-    while let Some(events) = reading.next(source, job).await {
-        for event in events {
-            fold.apply(&event);
-            reserve(&mut reservation, fold.size())?;
-        }
-    }
+    let resize = |size| reserve(&mut reservation, size).map_err(Problem::from);
+    app.fold(job, fold, resize).await?;
     Ok(reservation)
 }

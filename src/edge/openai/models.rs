@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use super::error::{ModelProblems, OpenAiProblems};
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::describe::OPENAI;
@@ -18,8 +19,7 @@ use crate::wire::{Code, Kind, kind};
     get, path = "/v1/models", tag = OPENAI,
     responses(
         (status = 200, description = "A list of models.", body = inline(Object)),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn models(
@@ -42,8 +42,7 @@ pub(in crate::edge) async fn models(
     params(("id" = String, Path, description = "The kind.")),
     responses(
         (status = 200, description = "The model.", body = inline(Object)),
-        (status = "4XX", description = "No worker has ever served this kind.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        ModelProblems,
     ),
 )]
 pub(in crate::edge) async fn model(

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fold::LogFold;
+use super::error::{OpenAiProblems, of_submitted};
 use super::input::ModelRequest;
 use super::job::{reserve, submit, wait_and_fold};
 use super::response::ResponseFold;
@@ -54,8 +54,7 @@ pub(in crate::edge) struct ResponseBody {
         (status = 200, description = "The response, or its events.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn respond(
@@ -70,15 +69,17 @@ pub(in crate::edge) async fn respond(
     let is_streamed = request.is_streamed;
     let is_background = request.is_background;
     let job = submit(&app, &access, from, &headers, "resp_", request).await?;
-    if is_streamed {
-        return stream_events(&app, access, from, job, None).await;
-    }
-    let wait = if is_background {
-        Duration::ZERO
+    let answer = if is_streamed {
+        stream_events(&app, access, from, job.clone(), None).await
     } else {
-        COMPLETION_WAIT
+        let wait = if is_background {
+            Duration::ZERO
+        } else {
+            COMPLETION_WAIT
+        };
+        current(&app, from, &job, wait).await
     };
-    current(&app, from, &job, wait).await
+    Ok(of_submitted(&job, answer))
 }
 
 /// How to read a response.
@@ -101,8 +102,7 @@ pub(in crate::edge) struct ResponseQuery {
         (status = 200, description = "The response, or its events.", content(
             (inline(Object) = "application/json"), (inline(Object) = "text/event-stream"),
         )),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn response(
@@ -125,8 +125,7 @@ pub(in crate::edge) async fn response(
     post, path = "/v1/responses/{id}/cancel", tag = OPENAI, params(JobPath),
     responses(
         (status = 200, description = "The response, which is cancelled or was complete before.", body = inline(Object)),
-        (status = "4XX", description = "Refused.", body = ref("#/components/schemas/OpenAiError")),
-        (status = "5XX", description = "Overloaded, or without NATS.", body = ref("#/components/schemas/OpenAiError")),
+        OpenAiProblems,
     ),
 )]
 pub(in crate::edge) async fn cancel_response(
@@ -193,16 +192,6 @@ impl EventBlocks {
             let event_type = event["type"].as_str().unwrap_or_default();
             put_block(out, &[("event", event_type), ("data", &event.to_string())]);
         }
-    }
-}
-
-impl LogFold for ResponseFold {
-    fn apply(&mut self, stored: &Stored) {
-        Self::apply(self, stored);
-    }
-
-    fn size(&self) -> usize {
-        Self::size(self)
     }
 }
 

@@ -10,7 +10,9 @@ use std::mem;
 use serde_json::{Value, json};
 
 use super::error::OpenAiProblem;
-use crate::wire::{Body, Channel, Event, JobFailure, JobId, Stored};
+use super::job::held;
+use crate::source::LogFold;
+use crate::wire::{Body, Channel, Event, JobFailure, JobId, Seq, Stored};
 
 /// A response as far as the log has it.
 #[derive(Debug)]
@@ -25,13 +27,14 @@ pub(super) struct ResponseFold {
     begun: u64,
     open: Option<OpenItem>,
     error: Value,
+    /// Why it is incomplete.
     incomplete: Value,
     usage: Value,
     /// The number of the next event.
     next_number: u64,
     is_ended: bool,
     /// About how many bytes the items hold.
-    size: usize,
+    items_size: usize,
 }
 
 /// A message or reasoning that is being written.
@@ -58,7 +61,7 @@ impl ResponseFold {
             usage: Value::Null,
             next_number: 0,
             is_ended: false,
-            size: 0,
+            items_size: 0,
         }
     }
 
@@ -68,32 +71,49 @@ impl ResponseFold {
         if self.is_ended {
             return out;
         }
-        self.size += stored.payload().len();
         match stored.event() {
             Ok(event) => {
                 self.begin(&event, &mut out);
                 self.apply_event(event, &mut out);
             }
-            Err(_) if stored.event_type.is_end() => out = self.close(),
-            Err(_) => {}
+            Err(_) if stored.event_type.is_end() => {
+                out = self.break_off(&OpenAiProblem::incomplete(&self.job));
+            }
+            // A part of the answer may be lost with it.
+            Err(_) => self.set_incomplete("events_missing"),
         }
         out
     }
 
     /// The event when no more events can be read.
     pub(super) fn close(&mut self) -> Vec<Value> {
+        self.break_off(&OpenAiProblem::unreadable(&self.job))
+    }
+
+    /// Fails the response with a problem of its log.
+    fn break_off(&mut self, problem: &OpenAiProblem) -> Vec<Value> {
         let mut out = Vec::new();
         if !mem::replace(&mut self.is_ended, true) {
-            let error = OpenAiProblem::unreadable(&self.job).to_json();
-            let error = json!({"code": error["error"]["code"], "message": error["error"]["message"], "param": null});
+            let problem = problem.to_json();
+            let mut error = json!({
+                "code": problem["error"]["code"], "message": problem["error"]["message"],
+            });
+            self.status = "failed";
+            self.error = error.clone();
+            error["param"] = Value::Null;
             self.put("error", error, &mut out);
         }
         out
     }
 
+    fn set_incomplete(&mut self, reason: &str) {
+        self.incomplete = json!({"reason": reason});
+    }
+
     /// About how many bytes it holds.
-    pub(super) const fn size(&self) -> usize {
-        self.size
+    pub(super) fn size(&self) -> usize {
+        let open = self.open.as_ref().map_or(0, |open| open.text.len());
+        self.items_size + open + held(&self.usage)
     }
 
     /// Whether the response is complete, or has failed.
@@ -104,19 +124,26 @@ impl ResponseFold {
     /// The response object.
     pub(super) fn snapshot(&self) -> Value {
         let mut items = self.items.clone();
-        items.extend(self.open.as_ref().map(|open| open.item("in_progress")));
-        self.object(&items)
+        let status = if self.is_ended {
+            "incomplete"
+        } else {
+            "in_progress"
+        };
+        items.extend(self.open.as_ref().map(|open| open.item(status)));
+        self.object(items)
     }
 
-    fn object(&self, output: &[Value]) -> Value {
-        json!({
+    fn object(&self, output: Vec<Value>) -> Value {
+        let mut object = json!({
             "id": self.job, "object": "response", "created_at": self.created.unwrap_or(0),
             "status": self.status, "background": true, "error": self.error,
             "incomplete_details": self.incomplete, "instructions": null, "metadata": {},
-            "model": self.kind, "output": output, "parallel_tool_calls": true,
-            "temperature": null, "tool_choice": "auto", "tools": [], "top_p": null,
-            "usage": self.usage,
-        })
+            "model": self.kind, "parallel_tool_calls": true, "temperature": null,
+            "tool_choice": "auto", "tools": [], "top_p": null, "usage": self.usage,
+        });
+        // `json!` would copy it.
+        object["output"] = output.into();
+        object
     }
 
     /// Begins the response with its first event.
@@ -179,7 +206,14 @@ impl ResponseFold {
     fn supersede(&mut self, out: &mut Vec<Value>) {
         self.end_item("incomplete", out);
         self.items.clear();
-        self.size = 0;
+        self.items_size = 0;
+        self.incomplete = Value::Null;
+    }
+
+    /// Adds an item that is complete.
+    fn keep(&mut self, item: Value) {
+        self.items_size += held(&item);
+        self.items.push(item);
     }
 
     fn text(&mut self, channel: Channel, text: &str, out: &mut Vec<Value>) {
@@ -242,7 +276,7 @@ impl ResponseFold {
         let item = open.item(status);
         let done = json!({"output_index": open.index, "item": item});
         self.put("response.output_item.done", done, out);
-        self.items.push(item);
+        self.keep(item);
     }
 
     /// A complete tool call in the form of a chat completion.
@@ -269,26 +303,22 @@ impl ResponseFold {
         let item = item("completed", arguments);
         let done = json!({"output_index": index, "item": item});
         self.put("response.output_item.done", done, out);
-        self.items.push(item);
+        self.keep(item);
     }
 
     fn done(&mut self, usage: Option<&Value>, reason: Option<&str>, out: &mut Vec<Value>) {
-        let cut = match reason {
-            Some("length") => Some("max_output_tokens"),
-            Some("content_filter") => Some("content_filter"),
-            Some(_) | None => None,
-        };
+        match reason {
+            Some("length") => self.set_incomplete("max_output_tokens"),
+            Some("content_filter") => self.set_incomplete("content_filter"),
+            Some(_) | None => {}
+        }
         self.usage = usage.map_or(Value::Null, usage_of);
-        match cut {
-            None => {
-                self.end_item("completed", out);
-                self.end("completed", "response.completed", out);
-            }
-            Some(reason) => {
-                self.end_item("incomplete", out);
-                self.incomplete = json!({"reason": reason});
-                self.end("incomplete", "response.incomplete", out);
-            }
+        if self.incomplete.is_null() {
+            self.end_item("completed", out);
+            self.end("completed", "response.completed", out);
+        } else {
+            self.end_item("incomplete", out);
+            self.end("incomplete", "response.incomplete", out);
         }
     }
 
@@ -299,8 +329,9 @@ impl ResponseFold {
     }
 
     fn put_response(&mut self, event_type: &str, out: &mut Vec<Value>) {
-        let response = self.object(&self.items);
-        self.put(event_type, json!({"response": response}), out);
+        let mut event = json!({});
+        event["response"] = self.object(self.items.clone());
+        self.put(event_type, event, out);
     }
 
     /// Adds an event with these fields.
@@ -309,6 +340,22 @@ impl ResponseFold {
         event["sequence_number"] = self.next_number.into();
         self.next_number += 1;
         out.push(event);
+    }
+}
+
+impl LogFold for ResponseFold {
+    fn apply(&mut self, stored: &Stored) {
+        Self::apply(self, stored);
+    }
+
+    fn missing(&mut self, _: Seq, _: Seq) {
+        // They may have been output, or an attempt that replaced the earlier output.
+        self.supersede(&mut Vec::new());
+        self.set_incomplete("events_missing");
+    }
+
+    fn size(&self) -> usize {
+        Self::size(self)
     }
 }
 

@@ -1,8 +1,26 @@
 //! A job's state is all events of its log, folded.
 
 use super::*;
-use crate::source::fold;
+use crate::source::{LogFold, Unavailable, fold, fold_within};
 use crate::wire::JobState;
+
+/// Records what is applied to it.
+#[derive(Debug, Default)]
+struct Recorded(Vec<String>);
+
+impl LogFold for Recorded {
+    fn apply(&mut self, event: &Stored) {
+        self.0.push(event.seq.to_string());
+    }
+
+    fn missing(&mut self, from: Seq, to: Seq) {
+        self.0.push(format!("{from}-{to} missing"));
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// A log with two attempts and, for the second, `count` chunks.
 fn two_attempts(count: u64) -> MemoryLog {
@@ -99,4 +117,33 @@ async fn folding_fails_when_the_leader_does_not_answer() {
     let memory = two_attempts(1);
     memory.reachable(false);
     assert!(fold(&memory, &job()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fold_gets_each_event_and_the_gap_before_the_first_one() {
+    let memory = two_attempts(2);
+    memory.expire(&job(), Seq(4));
+    memory.page(2);
+    let mut recorded = Recorded::default();
+    let resize = |_| Ok::<_, Unavailable>(());
+    let job = job();
+    let folding = fold_within(&memory, &job, &mut recorded, resize);
+    let last = timeout(FOREVER, folding).await.expect("folding ends");
+    assert_eq!(last.unwrap(), Some(Seq(8)));
+    assert_eq!(recorded.0, ["1-4 missing", "5", "6", "7", "8"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn folding_stops_once_the_size_is_refused() {
+    let memory = two_attempts(20);
+    let mut recorded = Recorded::default();
+    let resize = |size: usize| match size {
+        ..3 => Ok(()),
+        _ => Err(Unavailable("full".into())),
+    };
+    let job = job();
+    let folding = fold_within(&memory, &job, &mut recorded, resize);
+    let refused = timeout(FOREVER, folding).await.expect("folding ends");
+    assert_eq!(refused.unwrap_err().0, "full");
+    assert_eq!(recorded.0.len(), 3);
 }

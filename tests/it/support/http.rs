@@ -62,6 +62,12 @@ pub async fn raw(addr: &str, bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// The value of a header in the head of an edge's answer; `name` is in lowercase.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
 /// Sends one HTTP request to an edge; returns status, content type and body.
 pub async fn http(
     edge: &Edge,
@@ -78,11 +84,7 @@ pub async fn http(
             "{head}"
         );
     }
-    let content = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-type: "))
-        .unwrap_or("")
-        .to_owned();
+    let content = header(&head, "content-type").unwrap_or("").to_owned();
     (
         status,
         content,

@@ -96,6 +96,31 @@ fn whole(bodies: Vec<Body>) -> Result<Value, OpenAiProblem> {
     completion.into_json()
 }
 
+/// The completion of a log without these events.
+fn whole_without(
+    expired: &std::ops::RangeInclusive<u64>,
+    bodies: Vec<Body>,
+) -> Result<Value, OpenAiProblem> {
+    let mut completion = WholeCompletion::new(job());
+    for stored in log(bodies) {
+        if stored.seq.0 == *expired.end() {
+            completion.missing(Seq(*expired.start()), stored.seq);
+        } else if !expired.contains(&stored.seq.0) {
+            completion.apply(&stored);
+        }
+    }
+    completion.into_json()
+}
+
+/// A log whose event `seq` has this type, but none of its fields.
+fn damaged(bodies: Vec<Body>, seq: usize, event_type: &str) -> Vec<Stored> {
+    let mut log = log(bodies);
+    let event = json!({"type": event_type, "job": "j", "seq": seq, "attempt": 1, "ts": 1});
+    let payload = event.to_string().into_bytes().into();
+    log[seq - 1] = Stored::decode(&job(), seq as u64, payload).unwrap();
+    log
+}
+
 #[test]
 fn a_job_is_a_role_deltas_a_reason_and_usage() {
     let reasoning = Body::Chunk {
@@ -241,4 +266,83 @@ fn other_data_is_a_field_of_its_own() {
         [r#"data {"x":1}"#, "finish stop"]
     );
     assert_eq!(whole(bodies).unwrap()["data"], json!([{"x": 1}]));
+}
+
+#[test]
+fn a_completion_with_missing_events_is_an_error() {
+    let attempt = vec![
+        queued(),
+        started(false),
+        output("a"),
+        call("f"),
+        output("b"),
+        done(),
+    ];
+    for expired in [1..=2, 1..=3, 4..=4, 1..=5] {
+        let problem = whole_without(&expired, attempt.clone()).unwrap_err();
+        assert_eq!(problem.to_json()["error"]["code"], "incomplete");
+    }
+    // An attempt that starts after the gap is whole.
+    let second = vec![started(false), output("new"), done()];
+    let both = [attempt[..5].to_vec(), second].concat();
+    for (expired, bodies, content) in [
+        (1..=1, attempt, "ab"),
+        (1..=2, both.clone(), "new"),
+        (2..=5, both, "new"),
+    ] {
+        let message = &whole_without(&expired, bodies).unwrap()["choices"][0]["message"];
+        assert_eq!(message["content"], content, "{expired:?}");
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_decoded_makes_a_completion_incomplete() {
+    let bodies = vec![queued(), started(false), output("a"), output("b"), done()];
+    for (seq, event_type) in [(4, "model:chunk:v1"), (5, "job:failed:v1")] {
+        let log = damaged(bodies.clone(), seq, event_type);
+        let mut whole = WholeCompletion::new(job());
+        let mut chunks = CompletionChunks::new(job(), Seq(0));
+        let mut last = Value::Null;
+        for stored in &log {
+            whole.apply(stored);
+            last = chunks.apply(stored).pop().unwrap_or(last);
+        }
+        assert_eq!(last["error"]["code"], "incomplete");
+        let problem = whole.into_json().unwrap_err();
+        assert_eq!(problem.to_json()["error"]["code"], "incomplete");
+    }
+    // A client that has the chunks of later events goes on after them.
+    let mut chunks = CompletionChunks::new(job(), Seq(4));
+    let log = damaged(bodies, 3, "model:chunk:v1");
+    let later: Vec<_> = log.iter().flat_map(|stored| chunks.apply(stored)).collect();
+    assert_eq!(later[0]["choices"][0]["finish_reason"], "stop");
+}
+
+#[test]
+fn the_size_of_a_completion_counts_its_text_and_what_its_values_hold() {
+    let zeros = Value::from(vec![0_u8; 10_000]);
+    let in_memory = 10_000 * size_of::<Value>();
+    let size_of_log = |bodies| {
+        let mut completion = WholeCompletion::new(job());
+        log(bodies)
+            .iter()
+            .for_each(|stored| completion.apply(stored));
+        completion.size()
+    };
+    for body in [
+        Body::Data {
+            data: json!({"x": zeros}),
+        },
+        Body::Data {
+            data: json!({"tool_calls": [zeros]}),
+        },
+        Body::Done {
+            usage: Some(json!({"x": zeros})),
+            finish_reason: None,
+        },
+    ] {
+        assert!(size_of_log(vec![body]) > in_memory);
+    }
+    let calls = vec![call("f"), output("abc"), started(false), output("de")];
+    assert_eq!(size_of_log(calls), 2);
 }

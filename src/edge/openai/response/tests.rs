@@ -1,5 +1,4 @@
 use super::*;
-use crate::wire::Seq;
 
 fn job() -> JobId {
     "j".parse().unwrap()
@@ -164,4 +163,93 @@ fn a_response_that_runs_has_the_text_so_far() {
     assert_eq!(response["status"], "in_progress");
     assert_eq!(response["output"][0]["content"][0]["text"], "a");
     assert_eq!(fold.close()[0]["type"], "error");
+}
+
+/// The response of a log whose events up to `expired` are missing.
+fn folded_after(expired: u64, bodies: Vec<Body>) -> Value {
+    let mut fold = ResponseFold::new(job());
+    fold.missing(Seq::FIRST, Seq(expired));
+    for (seq, body) in (1..).zip(bodies) {
+        let event = Event {
+            body,
+            job: job(),
+            seq: Seq(seq),
+            attempt: 1,
+            ts: 7000,
+        };
+        if seq > expired {
+            fold.apply(&Stored::decode(&job(), seq, event.encode().unwrap()).unwrap());
+        }
+    }
+    fold.snapshot()
+}
+
+#[test]
+fn a_response_with_missing_events_is_incomplete() {
+    let attempt = vec![
+        queued(),
+        started(),
+        chunk(Channel::Output, "a"),
+        chunk(Channel::Output, "b"),
+        done("stop"),
+    ];
+    for (expired, text) in [(2, "ab"), (3, "b")] {
+        let response = folded_after(expired, attempt.clone());
+        assert_eq!(response["status"], "incomplete");
+        assert_eq!(response["incomplete_details"]["reason"], "events_missing");
+        assert_eq!(response["output"][0]["status"], "incomplete");
+        assert_eq!(response["output"][0]["content"][0]["text"], text);
+    }
+    // An attempt that starts after the gap is whole.
+    let second = vec![started(), chunk(Channel::Output, "new"), done("stop")];
+    let both = [attempt[..4].to_vec(), second].concat();
+    for (expired, bodies) in [(1, attempt), (2, both.clone()), (4, both)] {
+        let response = folded_after(expired, bodies);
+        assert_eq!(response["status"], "completed");
+        assert_eq!(response["incomplete_details"], Value::Null);
+    }
+}
+
+#[test]
+fn an_event_that_cannot_be_decoded_does_not_leave_a_response_whole_or_running() {
+    for (event_type, ends_with, status) in [
+        ("model:chunk:v1", Some(done("stop")), "incomplete"),
+        ("job:failed:v1", None, "failed"),
+    ] {
+        let (mut fold, _) = folded(vec![queued(), started(), chunk(Channel::Output, "a")]);
+        let event = json!({"type": event_type, "job": "j", "seq": 4, "attempt": 1, "ts": 1});
+        let payload = event.to_string().into_bytes().into();
+        fold.apply(&Stored::decode(&job(), 4, payload).unwrap());
+        if let Some(body) = ends_with {
+            let event = Event {
+                body,
+                job: job(),
+                seq: Seq(5),
+                attempt: 1,
+                ts: 7000,
+            };
+            fold.apply(&Stored::decode(&job(), 5, event.encode().unwrap()).unwrap());
+        }
+        let response = fold.snapshot();
+        assert_eq!(response["status"], status);
+        assert_eq!(response["output"][0]["status"], "incomplete");
+        assert!(fold.close().is_empty());
+    }
+}
+
+#[test]
+fn the_size_of_a_response_counts_its_text_and_its_items() {
+    let empty = ResponseFold::new(job()).size();
+    let text = "x".repeat(10_000);
+    let arguments = Body::Data {
+        data: json!({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": text}}]}),
+    };
+    let written = chunk(Channel::Output, &text);
+    let bodies = vec![queued(), started(), written, arguments];
+    let first = folded(bodies[..3].to_vec()).0.size();
+    assert!((10_000..12_000).contains(&(first - empty)), "{first}");
+    let both = folded(bodies.clone()).0.size();
+    assert!((20_000..26_000).contains(&(both - empty)), "{both}");
+    let superseded = [bodies, vec![started()]].concat();
+    assert_eq!(folded(superseded).0.size(), empty);
 }
