@@ -114,6 +114,8 @@ impl App {
             _reservation,
         } = request;
         access.require(Operation::Submit(&submission.kind))?;
+        // Before the quotas, which may ask NATS about jobs.
+        let _slot = self.shared.requests().acquire(client)?;
         let in_flight = match access.usage() {
             None => None,
             Some(usage) => {
@@ -122,9 +124,7 @@ impl App {
             }
         };
         let chose_id = submission.id.is_some();
-        let mut accepted = self
-            .queue_job(access, client, submission, key.as_deref())
-            .await?;
+        let mut accepted = self.queue_job(access, submission, key.as_deref()).await?;
         if let Some(in_flight) = in_flight.filter(|_| accepted.new) {
             in_flight.queued(&accepted.id);
         }
@@ -166,11 +166,9 @@ impl App {
     async fn queue_job(
         &self,
         access: &Access,
-        client: IpAddr,
         submission: Submission,
         key: Option<&str>,
     ) -> Result<Accepted, Problem> {
-        let _slot = self.shared.requests().acquire(client)?;
         let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => {
