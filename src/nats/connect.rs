@@ -112,15 +112,7 @@ impl Nats {
         )?;
         check_version(&live, url)?;
         info!(url = %redacted(url), version = %live.server_info().version, "connected to NATS");
-        let max_payload = work.max_payload();
-        if max_payload < STREAM_MESSAGE_MAX {
-            let limit = max_payload.saturating_sub(MESSAGE_HEADERS_MAX);
-            warn!(
-                max_payload,
-                limit,
-                "this NATS server accepts only small messages: a job's input and an event may have at most `limit` bytes as stored"
-            );
-        }
+        warn_of_small_messages(work.max_payload());
         let names = Arc::new(Names::new(options.prefix.clone()));
         let name = format!("{} copies", options.name);
         let credentials = options.credentials.clone();
@@ -222,5 +214,16 @@ async fn close(client: &Client) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a connection was closed before it was drained"),
         Err(_) => debug!("a connection was not closed in time"),
+    }
+}
+
+fn warn_of_small_messages(max_payload: usize) {
+    if max_payload < STREAM_MESSAGE_MAX {
+        let limit = max_payload.saturating_sub(MESSAGE_HEADERS_MAX);
+        warn!(
+            max_payload,
+            limit,
+            "this NATS server accepts only small messages: a job's input and an event may have at most `limit` bytes as stored"
+        );
     }
 }

@@ -7,7 +7,7 @@
 const LEVELS_MAX: usize = 24;
 
 /// The fields of an event that readers need.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeadFields<'a> {
     pub(super) event_type: &'a str,
     pub(super) job: &'a str,
@@ -142,10 +142,10 @@ impl<'a> Reader<'a> {
             self.0 = rest;
             return Some(text);
         }
-        match self.next()? {
-            Item::Text(text) => Some(text),
-            _ => None,
-        }
+        let Item::Text(text) = self.next()? else {
+            return None;
+        };
+        Some(text)
     }
 
     fn utf8(&mut self) -> Option<&'a str> {
@@ -153,10 +153,10 @@ impl<'a> Reader<'a> {
     }
 
     fn unsigned(&mut self) -> Option<u64> {
-        match self.next()? {
-            Item::Unsigned(number) => Some(number),
-            _ => None,
-        }
+        let Item::Unsigned(number) = self.next()? else {
+            return None;
+        };
+        Some(number)
     }
 
     /// Reads over one value.
@@ -164,7 +164,9 @@ impl<'a> Reader<'a> {
         let inside = match self.next()? {
             Item::List(items) => items,
             Item::Map(fields) => fields.checked_mul(2)?,
-            _ => return Some(()),
+            Item::Nil | Item::Bool(_) | Item::Unsigned(_) | Item::Signed(_) | Item::Text(_) => {
+                return Some(());
+            }
         };
         let levels = levels.checked_sub(1)?;
         for _ in 0..inside {
