@@ -18,8 +18,8 @@ pub(super) struct HeadFields<'a> {
 /// The fields of the event that `payload` is, and that nothing follows; `None` if the codec has to
 /// find out.
 pub(super) fn head(payload: &[u8]) -> Option<HeadFields<'_>> {
-    let mut reader = Reader(payload);
-    let Item::Map(fields) = reader.next()? else {
+    let mut reader = DirectReader(payload);
+    let DirectItem::Map(fields) = reader.next()? else {
         return None;
     };
     let mut event_type = None;
@@ -53,11 +53,11 @@ pub(super) fn head(payload: &[u8]) -> Option<HeadFields<'_>> {
 /// Appends the value at the start of `payload` as JSON; `None` if the codec has to do it, after
 /// which `out` may have a part of it.
 pub(super) fn write_json(payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    Reader(payload).write_json(out, LEVELS_MAX)
+    DirectReader(payload).write_json(out, LEVELS_MAX)
 }
 
 /// A value, or the start of one that has others in it.
-enum Item<'a> {
+enum DirectItem<'a> {
     Nil,
     Bool(bool),
     Unsigned(u64),
@@ -68,45 +68,45 @@ enum Item<'a> {
 }
 
 /// What is not read yet.
-struct Reader<'a>(&'a [u8]);
+struct DirectReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DirectReader<'a> {
     /// The next value (<https://github.com/msgpack/msgpack/blob/master/spec.md>).
-    fn next(&mut self) -> Option<Item<'a>> {
+    fn next(&mut self) -> Option<DirectItem<'a>> {
         let [marker] = self.array()?;
         Some(match marker {
-            0x00..=0x7F => Item::Unsigned(marker.into()),
-            0x80..=0x8F => Item::Map((marker & 0xF).into()),
-            0x90..=0x9F => Item::List((marker & 0xF).into()),
-            0xA0..=0xBF => Item::Text(self.bytes((marker & 0x1F).into())?),
-            0xC0 => Item::Nil,
-            0xC2 => Item::Bool(false),
-            0xC3 => Item::Bool(true),
-            0xCC => Item::Unsigned(self.u8()?.into()),
-            0xCD => Item::Unsigned(self.u16()?.into()),
-            0xCE => Item::Unsigned(self.u32()?.into()),
-            0xCF => Item::Unsigned(u64::from_be_bytes(self.array()?)),
-            0xD0 => Item::Signed(i8::from_be_bytes(self.array()?).into()),
-            0xD1 => Item::Signed(i16::from_be_bytes(self.array()?).into()),
-            0xD2 => Item::Signed(i32::from_be_bytes(self.array()?).into()),
-            0xD3 => Item::Signed(i64::from_be_bytes(self.array()?)),
+            0x00..=0x7F => DirectItem::Unsigned(marker.into()),
+            0x80..=0x8F => DirectItem::Map((marker & 0xF).into()),
+            0x90..=0x9F => DirectItem::List((marker & 0xF).into()),
+            0xA0..=0xBF => DirectItem::Text(self.bytes((marker & 0x1F).into())?),
+            0xC0 => DirectItem::Nil,
+            0xC2 => DirectItem::Bool(false),
+            0xC3 => DirectItem::Bool(true),
+            0xCC => DirectItem::Unsigned(self.u8()?.into()),
+            0xCD => DirectItem::Unsigned(self.u16()?.into()),
+            0xCE => DirectItem::Unsigned(self.u32()?.into()),
+            0xCF => DirectItem::Unsigned(u64::from_be_bytes(self.array()?)),
+            0xD0 => DirectItem::Signed(i8::from_be_bytes(self.array()?).into()),
+            0xD1 => DirectItem::Signed(i16::from_be_bytes(self.array()?).into()),
+            0xD2 => DirectItem::Signed(i32::from_be_bytes(self.array()?).into()),
+            0xD3 => DirectItem::Signed(i64::from_be_bytes(self.array()?)),
             0xD9 => {
                 let length = self.u8()?;
-                Item::Text(self.bytes(length.into())?)
+                DirectItem::Text(self.bytes(length.into())?)
             }
             0xDA => {
                 let length = self.u16()?;
-                Item::Text(self.bytes(length.into())?)
+                DirectItem::Text(self.bytes(length.into())?)
             }
             0xDB => {
                 let length = self.u32()?;
-                Item::Text(self.bytes(length as usize)?)
+                DirectItem::Text(self.bytes(length as usize)?)
             }
-            0xDC => Item::List(self.u16()?.into()),
-            0xDD => Item::List(self.u32()? as usize),
-            0xDE => Item::Map(self.u16()?.into()),
-            0xDF => Item::Map(self.u32()? as usize),
-            0xE0..=0xFF => Item::Signed((marker as i8).into()),
+            0xDC => DirectItem::List(self.u16()?.into()),
+            0xDD => DirectItem::List(self.u32()? as usize),
+            0xDE => DirectItem::Map(self.u16()?.into()),
+            0xDF => DirectItem::Map(self.u32()? as usize),
+            0xE0..=0xFF => DirectItem::Signed((marker as i8).into()),
             _ => return None,
         })
     }
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
             self.0 = rest;
             return Some(text);
         }
-        let Item::Text(text) = self.next()? else {
+        let DirectItem::Text(text) = self.next()? else {
             return None;
         };
         Some(text)
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
     }
 
     fn unsigned(&mut self) -> Option<u64> {
-        let Item::Unsigned(number) = self.next()? else {
+        let DirectItem::Unsigned(number) = self.next()? else {
             return None;
         };
         Some(number)
@@ -162,9 +162,13 @@ impl<'a> Reader<'a> {
     /// Reads over one value.
     fn skip(&mut self, levels: usize) -> Option<()> {
         let inside = match self.next()? {
-            Item::List(items) => items,
-            Item::Map(fields) => fields.checked_mul(2)?,
-            Item::Nil | Item::Bool(_) | Item::Unsigned(_) | Item::Signed(_) | Item::Text(_) => {
+            DirectItem::List(items) => items,
+            DirectItem::Map(fields) => fields.checked_mul(2)?,
+            DirectItem::Nil
+            | DirectItem::Bool(_)
+            | DirectItem::Unsigned(_)
+            | DirectItem::Signed(_)
+            | DirectItem::Text(_) => {
                 return Some(());
             }
         };
@@ -177,13 +181,13 @@ impl<'a> Reader<'a> {
 
     fn write_json(&mut self, out: &mut Vec<u8>, levels: usize) -> Option<()> {
         match self.next()? {
-            Item::Nil => out.extend_from_slice(b"null"),
-            Item::Bool(true) => out.extend_from_slice(b"true"),
-            Item::Bool(false) => out.extend_from_slice(b"false"),
-            Item::Unsigned(number) => serde_json::to_writer(out, &number).ok()?,
-            Item::Signed(number) => serde_json::to_writer(out, &number).ok()?,
-            Item::Text(text) => write_text(text, out)?,
-            Item::List(items) => {
+            DirectItem::Nil => out.extend_from_slice(b"null"),
+            DirectItem::Bool(true) => out.extend_from_slice(b"true"),
+            DirectItem::Bool(false) => out.extend_from_slice(b"false"),
+            DirectItem::Unsigned(number) => serde_json::to_writer(out, &number).ok()?,
+            DirectItem::Signed(number) => serde_json::to_writer(out, &number).ok()?,
+            DirectItem::Text(text) => write_text(text, out)?,
+            DirectItem::List(items) => {
                 let levels = levels.checked_sub(1)?;
                 out.push(b'[');
                 for item in 0..items {
@@ -194,7 +198,7 @@ impl<'a> Reader<'a> {
                 }
                 out.push(b']');
             }
-            Item::Map(fields) => {
+            DirectItem::Map(fields) => {
                 let levels = levels.checked_sub(1)?;
                 out.push(b'{');
                 for field in 0..fields {

@@ -197,9 +197,7 @@ async fn a_system_without_segment_streams_works_and_setup_adds_them() {
     let job: JobId = "old".parse().unwrap();
     write(&system, &job, 200, 1).await;
     seen(&system, "old").await.assert_text(text(200));
-    let nats = Nats::connect(&system.options)
-        .await
-        .unwrap();
+    let nats = Nats::connect(&system.options).await.unwrap();
     let settings = tailwater::nats::StreamSettings {
         shards: 1,
         replicas: 1,
