@@ -62,6 +62,8 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   let isOpen = false;
   let isRunning = false;
   let isClosed = false;
+  /** Whether the page is in the back/forward cache, or on its way there: it neither connects nor asks until it returns. */
+  let isAway = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let tidying;
   /** When the connection was begun, when the last frame arrived, and until when another one must, or 0. */
@@ -81,6 +83,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     pause: (tries, least = 0) =>
       new Promise((resolve) => {
         const wake = () => {
+          if (isAway) return;
           clearTimeout(timer);
           sleepers.delete(wake);
           resolve();
@@ -127,7 +130,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
       }
       if (!isNeeded()) break;
       set("waiting");
-      refused = wasOpen ? 0 : refused + 1;
+      refused = wasOpen || isAway ? 0 : refused + 1;
       // A proxy may refuse WebSockets while it passes other requests.
       if (refused > 1 && transport() === "websocket") {
         await api.request("/readyz").then(useStreams, () => {});
@@ -156,12 +159,14 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
         isOpen = false;
         link = undefined;
       };
+      // The page went away while it waited for a token.
+      if (isAway) return closed(1006);
       const listener = { received, closed };
       if (over === "sse") link = openStreams(api, listener);
       else if (over === "tab") link = tabs?.follow(listener);
       else link = openSocket(Socket, url, token, listener);
       // Streams notice their own silence.
-      if (over !== "sse") timer = setInterval(() => check(over), CHECK_EVERY);
+      if (over !== "sse") timer = setInterval(check, CHECK_EVERY);
     });
     clearInterval(timer);
     return end;
@@ -171,21 +176,28 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   function received(frame) {
     heard = Date.now();
     deadline = 0;
-    if ("op" in frame && frame.op === "hello") {
+    if ("job" in frame && frame.job) {
+      feeds.get(frame.job)?.receive(frame);
+    } else if ("op" in frame && frame.op === "hello") {
       isOpen = true;
       set("open");
       feeds.forEach((feed) => feed.start());
     } else if ("op" in frame && frame.op === "token_expiring") {
-      api.token(true).then((token) => token && link?.send({ op: "auth", token }), () => {});
-    } else if ("job" in frame && frame.job) {
-      feeds.get(frame.job)?.receive(frame);
+      // Not at once: an edge reports a token of a few seconds as soon as it has it.
+      host.pause(0, frame.expires_in_ms / 2).then(renew);
     }
   }
 
-  /** Notices a connection that is dead, which a browser reports after minutes. @param {string} over */
-  function check(over) {
+  /** Replaces the token of the open connection. */
+  async function renew() {
+    const token = isOpen && (await api.token(true).catch(() => {}));
+    if (token) host.send({ op: "auth", token });
+  }
+
+  /** Notices a connection that is dead, which a browser reports after minutes. */
+  function check() {
     if (deadline && Date.now() > deadline) {
-      if (over === "tab") tabs?.steal();
+      if (transport() === "tab") tabs?.steal();
       link?.close(1006);
     } else if (Date.now() - heard > QUIET) {
       ask(ANSWER);
@@ -271,6 +283,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     close() {
       keep();
       isClosed = true;
+      isAway = false;
       listening.abort();
       feeds.forEach((feed) => feed.fail(closed()));
       tabs?.close();
@@ -286,12 +299,16 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   // The page cannot know whether its connection survives.
   on(globalThis, "offline", wake);
   on(globalThis, "online", wake);
-  on(globalThis, "pageshow", wake);
+  on(globalThis, "pageshow", () => {
+    isAway = false;
+    wake();
+  });
   on(globalThis, "pagehide", ({ persisted }) => {
     keep();
     tabs?.leave();
+    isAway = persisted;
     // An open connection would keep the page out of the back/forward cache.
-    if (persisted) link?.close(1006);
+    if (isAway) link?.close(1006);
   });
   on(page, "visibilitychange", () => (page.hidden ? keep() : wake()));
   return client;
