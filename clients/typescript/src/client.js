@@ -70,6 +70,8 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   let heard = 0;
   let begun = 0;
   let deadline = 0;
+  /** How many handshakes in a row were refused. */
+  let refused = 0;
   let overStreams = !Socket || Date.now() - load("localStorage", name) < SSE_FOR;
 
   /** @type {Host} */
@@ -117,11 +119,10 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     if (options.share && globalThis.navigator?.locks) tabs ??= createTabs(`${name}:tabs`, client);
     await tabs?.ready;
     let tries = 0;
-    let refused = 0;
     let renewals = 0;
     while (isNeeded()) {
       set("connecting");
-      const { code, wasOpen } = await session();
+      const code = await session();
       if (heard - begun > STABLE) tries = renewals = 0;
       if (code === UNAUTHORIZED && typeof options.token === "function" && !renewals++) {
         await api.token(true).catch(() => {});
@@ -130,7 +131,6 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
       }
       if (!isNeeded()) break;
       set("waiting");
-      refused = wasOpen || isAway ? 0 : refused + 1;
       // A proxy may refuse WebSockets while it passes other requests.
       if (refused > 1 && transport() === "websocket") {
         await api.request("/readyz").then(useStreams, () => {});
@@ -143,33 +143,35 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
 
   /**
    * One connection, from its opening to its end.
-   * @returns {Promise<{ code: number, wasOpen: boolean }>}
+   * @returns {Promise<number>} The code of its close.
    */
   async function session() {
     const over = transport();
-    const token = await api.token().catch(() => {});
+    const token = await api.token().catch(() => null);
     /** @type {ReturnType<typeof setInterval> | undefined} */
     let timer;
     begun = heard = Date.now();
     deadline = begun + ANSWER;
-    const end = await new Promise((resolve) => {
+    // Without its token it would be refused, and the page may go away meanwhile.
+    const cannotOpen = () => token === null || isAway;
+    const code = await new Promise((resolve) => {
       /** @param {number} code */
       const closed = (code) => {
-        resolve({ code, wasOpen: isOpen });
+        refused = isOpen || cannotOpen() ? 0 : refused + 1;
         isOpen = false;
         link = undefined;
+        resolve(code);
       };
-      // The page went away while it waited for a token.
-      if (isAway) return closed(1006);
       const listener = { received, closed };
-      if (over === "sse") link = openStreams(api, listener);
+      if (cannotOpen()) closed(1006);
+      else if (over === "sse") link = openStreams(api, listener);
       else if (over === "tab") link = tabs?.follow(listener);
       else link = openSocket(Socket, url, token, listener);
       // Streams notice their own silence.
       if (over !== "sse") timer = setInterval(check, CHECK_EVERY);
     });
     clearInterval(timer);
-    return end;
+    return code;
   }
 
   /** @type {Listener["received"]} */
@@ -308,7 +310,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     tabs?.leave();
     isAway = persisted;
     // An open connection would keep the page out of the back/forward cache.
-    if (isAway) link?.close(1006);
+    if (persisted) link?.close(1006);
   });
   on(page, "visibilitychange", () => (page.hidden ? keep() : wake()));
   return client;

@@ -569,6 +569,19 @@ test("a connection that is gone is not sent the token that it should have had", 
   assert.deepEqual([asked, edge.sent.filter(({ op }) => op === "auth").length], [1, 1]);
 });
 
+test("while its token function fails it opens no connection, and tries again", async () => {
+  let asked = 0;
+  const token = () => {
+    if (++asked < 5) throw new Error("signed out");
+    return "t";
+  };
+  const watch = open({ token }).watch("j");
+  await until(() => asked === 1);
+  await pass(10_000);
+  assert.deepEqual([asked, edge.sockets.length, watch.failure], [5, 1, undefined]);
+  assert.deepEqual(edge.sent[0], { op: "auth", token: "t" });
+});
+
 test("after a close with 4401 it asks for a new token once, and then fails", async () => {
   let asked = 0;
   const watch = open({ token: () => `t${++asked}` }).watch("j");
