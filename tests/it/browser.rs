@@ -67,6 +67,16 @@ async fn a_page_that_is_reloaded_continues_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_hidden_page_connects_at_once_when_it_becomes_visible() {
+    run("client.mjs", &["hidden"]).await;
+}
+
+#[tokio::test]
+async fn a_page_renews_its_tokens_and_loses_no_event_when_one_expires() {
+    run("client.mjs", &["token_renewed", "token_expired"]).await;
+}
+
+#[tokio::test]
 async fn tabs_show_the_same_whether_they_share_a_connection_or_not() {
     run(
         "client.mjs",
