@@ -110,11 +110,12 @@ async fn the_pages_of_the_examples_show_a_whole_job() {
 }
 
 #[tokio::test]
-async fn events_arrive_as_they_are_made_through_nginx_and_a_compressing_server() {
+async fn events_arrive_as_they_are_made_through_nginx_and_compressing_servers() {
     let names = [
         "nginx_by_default",
         "nginx_with_websockets",
         "compressing_dev_server",
+        "webpack_dev_server",
     ];
     run_with("steps.sh", "proxies.mjs", &[], &names).await;
 }
