@@ -91,6 +91,15 @@ async fn the_hooks_of_react_render_on_a_server_and_survive_strict_mode() {
 }
 
 #[tokio::test]
+async fn use_chat_shows_the_whole_answer_after_a_reload_and_a_lost_network() {
+    run(
+        "chats.mjs",
+        &["version_6", "version_7", "version_7_websocket"],
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn the_console_runs_shows_and_stops_jobs_and_resumes_them() {
     run("console.mjs", &["submit", "cut", "stop", "keyboard"]).await;
 }
