@@ -23,7 +23,7 @@ async function built(name) {
     target: "es2022",
     write: false,
   });
-  const options = { ecma: 2022, module: true, compress: { passes: 3, pure_getters: true }, mangle: true };
+  const options = { ecma: 2022, module: true, compress: { passes: 3, pure_getters: true, hoist_funs: true }, mangle: true };
   const { code } = await minify(bundle.outputFiles[0].text, options);
   return `${code}\n`;
 }

@@ -69,6 +69,16 @@ async fn a_page_that_is_reloaded_continues_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_hidden_page_connects_at_once_when_it_becomes_visible() {
+    run("client.mjs", &["hidden"]).await;
+}
+
+#[tokio::test]
+async fn a_page_renews_its_tokens_and_loses_no_event_when_one_expires() {
+    run("client.mjs", &["token_renewed", "token_expired"]).await;
+}
+
+#[tokio::test]
 async fn tabs_show_the_same_whether_they_share_a_connection_or_not() {
     run(
         "client.mjs",
@@ -80,6 +90,15 @@ async fn tabs_show_the_same_whether_they_share_a_connection_or_not() {
 #[tokio::test]
 async fn the_hooks_of_react_render_on_a_server_and_survive_strict_mode() {
     run("react.mjs", &["react"]).await;
+}
+
+#[tokio::test]
+async fn use_chat_shows_the_whole_answer_after_a_reload_and_a_lost_network() {
+    run(
+        "chats.mjs",
+        &["version_6", "version_7", "version_7_websocket"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -102,11 +121,12 @@ async fn the_pages_of_the_examples_show_a_whole_job() {
 }
 
 #[tokio::test]
-async fn events_arrive_as_they_are_made_through_nginx_and_a_compressing_server() {
+async fn events_arrive_as_they_are_made_through_nginx_and_compressing_servers() {
     let names = [
         "nginx_by_default",
         "nginx_with_websockets",
         "compressing_dev_server",
+        "webpack_dev_server",
     ];
     run_with("steps.sh", "proxies.mjs", &[], &names).await;
 }

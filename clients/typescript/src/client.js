@@ -62,12 +62,16 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   let isOpen = false;
   let isRunning = false;
   let isClosed = false;
+  /** Whether the page is in the back/forward cache, or on its way there: it neither connects nor asks until it returns. */
+  let isAway = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let tidying;
   /** When the connection was begun, when the last frame arrived, and until when another one must, or 0. */
   let heard = 0;
   let begun = 0;
   let deadline = 0;
+  /** How many handshakes in a row were refused. */
+  let refused = 0;
   let overStreams = !Socket || Date.now() - load("localStorage", name) < SSE_FOR;
 
   /** @type {Host} */
@@ -81,6 +85,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     pause: (tries, least = 0) =>
       new Promise((resolve) => {
         const wake = () => {
+          if (isAway) return;
           clearTimeout(timer);
           sleepers.delete(wake);
           resolve();
@@ -114,11 +119,10 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     if (options.share && globalThis.navigator?.locks) tabs ??= createTabs(`${name}:tabs`, client);
     await tabs?.ready;
     let tries = 0;
-    let refused = 0;
     let renewals = 0;
     while (isNeeded()) {
       set("connecting");
-      const { code, wasOpen } = await session();
+      const code = await session();
       if (heard - begun > STABLE) tries = renewals = 0;
       if (code === UNAUTHORIZED && typeof options.token === "function" && !renewals++) {
         await api.token(true).catch(() => {});
@@ -127,7 +131,6 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
       }
       if (!isNeeded()) break;
       set("waiting");
-      refused = wasOpen ? 0 : refused + 1;
       // A proxy may refuse WebSockets while it passes other requests.
       if (refused > 1 && transport() === "websocket") {
         await api.request("/readyz").then(useStreams, () => {});
@@ -140,52 +143,63 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
 
   /**
    * One connection, from its opening to its end.
-   * @returns {Promise<{ code: number, wasOpen: boolean }>}
+   * @returns {Promise<number>} The code of its close.
    */
   async function session() {
     const over = transport();
-    const token = await api.token().catch(() => {});
+    const token = await api.token().catch(() => null);
     /** @type {ReturnType<typeof setInterval> | undefined} */
     let timer;
     begun = heard = Date.now();
     deadline = begun + ANSWER;
-    const end = await new Promise((resolve) => {
+    // Without its token it would be refused, and the page may go away meanwhile.
+    const cannotOpen = () => token === null || isAway;
+    const code = await new Promise((resolve) => {
       /** @param {number} code */
       const closed = (code) => {
-        resolve({ code, wasOpen: isOpen });
+        refused = isOpen || cannotOpen() ? 0 : refused + 1;
         isOpen = false;
         link = undefined;
+        resolve(code);
       };
       const listener = { received, closed };
-      if (over === "sse") link = openStreams(api, listener);
+      if (cannotOpen()) closed(1006);
+      else if (over === "sse") link = openStreams(api, listener);
       else if (over === "tab") link = tabs?.follow(listener);
       else link = openSocket(Socket, url, token, listener);
       // Streams notice their own silence.
-      if (over !== "sse") timer = setInterval(() => check(over), CHECK_EVERY);
+      if (over !== "sse") timer = setInterval(check, CHECK_EVERY);
     });
     clearInterval(timer);
-    return end;
+    return code;
   }
 
   /** @type {Listener["received"]} */
   function received(frame) {
     heard = Date.now();
     deadline = 0;
-    if ("op" in frame && frame.op === "hello") {
+    if ("job" in frame && frame.job) {
+      feeds.get(frame.job)?.receive(frame);
+    } else if ("op" in frame && frame.op === "hello") {
       isOpen = true;
       set("open");
       feeds.forEach((feed) => feed.start());
     } else if ("op" in frame && frame.op === "token_expiring") {
-      api.token(true).then((token) => token && link?.send({ op: "auth", token }), () => {});
-    } else if ("job" in frame && frame.job) {
-      feeds.get(frame.job)?.receive(frame);
+      // Not at once: an edge reports a token of a few seconds as soon as it has it.
+      host.pause(0, frame.expires_in_ms / 2).then(renew);
     }
   }
 
-  /** Notices a connection that is dead, which a browser reports after minutes. @param {string} over */
-  function check(over) {
+  /** Replaces the token of the open connection. */
+  async function renew() {
+    const token = isOpen && (await api.token(true).catch(() => {}));
+    if (token) host.send({ op: "auth", token });
+  }
+
+  /** Notices a connection that is dead, which a browser reports after minutes. */
+  function check() {
     if (deadline && Date.now() > deadline) {
-      if (over === "tab") tabs?.steal();
+      if (transport() === "tab") tabs?.steal();
       link?.close(1006);
     } else if (Date.now() - heard > QUIET) {
       ask(ANSWER);
@@ -271,6 +285,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     close() {
       keep();
       isClosed = true;
+      isAway = false;
       listening.abort();
       feeds.forEach((feed) => feed.fail(closed()));
       tabs?.close();
@@ -286,10 +301,14 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   // The page cannot know whether its connection survives.
   on(globalThis, "offline", wake);
   on(globalThis, "online", wake);
-  on(globalThis, "pageshow", wake);
+  on(globalThis, "pageshow", () => {
+    isAway = false;
+    wake();
+  });
   on(globalThis, "pagehide", ({ persisted }) => {
     keep();
     tabs?.leave();
+    isAway = persisted;
     // An open connection would keep the page out of the back/forward cache.
     if (persisted) link?.close(1006);
   });

@@ -21,7 +21,7 @@ const SILENCE = 45_000;
 /**
  * @param {typeof WebSocket} Socket
  * @param {string} url
- * @param {string | undefined | void} token
+ * @param {string | null | undefined} token
  * @param {Listener} listener
  * @returns {Link}
  */

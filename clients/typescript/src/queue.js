@@ -56,7 +56,7 @@ function inDatabase(name) {
   };
   return {
     all: () => run((store) => store.getAll()),
-    add: async (item) => (item.n = Number(await run((store) => store.add(item)))),
+    add: async (item) => (item.n = /** @type {number} */ (await run((store) => store.add(item)))),
     remove: ({ n = 0 }) => run((store) => store.delete(n)),
   };
 }

@@ -25,7 +25,7 @@ export function createTabs(name, { watch, reconnect }) {
   /** @param {LockOptions} options @param {() => void} [decided] */
   function lead(options, decided) {
     const held = navigator.locks.request(name, options, (lock) => {
-      leads = Boolean(lock) && !isClosed;
+      leads = !!lock && !isClosed;
       decided?.();
       if (!lock) return lead({});
       if (isClosed) return;

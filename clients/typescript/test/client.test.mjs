@@ -127,6 +127,87 @@ for (const code of [1002, 1003, 1005, 1007, 1008, 1009, 4403, 4999]) {
   });
 }
 
+/** Stands for the window of a page; returns how to dispatch an event there. */
+function page(t) {
+  const target = new EventTarget();
+  globalThis.addEventListener = target.addEventListener.bind(target);
+  t.after(() => delete globalThis.addEventListener);
+  return (type, fields = {}) => target.dispatchEvent(Object.assign(new Event(type), fields));
+}
+
+test("a page in the back/forward cache has no connection until it returns, and then one", async (t) => {
+  const dispatch = page(t);
+  const client = open();
+  const watch = client.watch("j");
+  edge.start("j", "one ");
+  await until(() => watch.seq === 3);
+  dispatch("pagehide", { persisted: true });
+  // What still runs before the page is frozen must not connect.
+  await pass(30_000);
+  dispatch("online");
+  client.watch("k");
+  await pass(30_000);
+  assert.deepEqual([edge.sockets.length, edge.open.length, client.status], [1, 0, "waiting"]);
+  edge.chunk("j", "two");
+  dispatch("pageshow", { persisted: true });
+  await until(() => watch.text === "one two");
+  await pass(30_000);
+  assert.deepEqual([edge.sockets.length, edge.open.length], [2, 1]);
+});
+
+test("a page that leaves while it connects or waits to connect does neither until it returns", async (t) => {
+  const dispatch = page(t);
+  let issue;
+  const client = open({ token: () => new Promise((resolve) => (issue = resolve)) });
+  client.watch("j");
+  await until(() => issue);
+  dispatch("pagehide", { persisted: true });
+  issue("t");
+  await pass(30_000);
+  assert.equal(edge.sockets.length, 0);
+  dispatch("pageshow", { persisted: true });
+  await until(() => edge.open.length === 1);
+  edge.open[0].drop(1006);
+  await until(() => client.status === "waiting");
+  dispatch("pagehide", { persisted: true });
+  await pass(30_000);
+  assert.equal(edge.sockets.length, 1);
+  dispatch("pageshow", { persisted: true });
+  await until(() => edge.open.length === 1);
+});
+
+test("handshakes that a page broke off by leaving are no sign that WebSockets are blocked", async (t) => {
+  const dispatch = page(t);
+  edge.mute = true;
+  const client = open();
+  client.watch("j");
+  for (let visits = 1; visits <= 4; visits++) {
+    await until(() => edge.sockets.length === visits);
+    dispatch("pagehide", { persisted: true });
+    await until(() => client.status === "waiting");
+    dispatch("pageshow", { persisted: true });
+  }
+  await until(() => edge.sockets.length === 5);
+  assert.deepEqual([client.transport, edge.requests], ["websocket", []]);
+});
+
+test("a page that is left without the cache keeps its connection, and one that closes away stays closed", async (t) => {
+  const dispatch = page(t);
+  const client = open();
+  client.watch("j");
+  await until(() => edge.open.length === 1);
+  dispatch("pagehide", { persisted: false });
+  await pass(1000);
+  assert.equal(edge.open.length, 1);
+  dispatch("pagehide", { persisted: true });
+  const queued = client.submit({ kind: "demo" });
+  client.close();
+  dispatch("pageshow", { persisted: true });
+  await pass(30_000);
+  assert.deepEqual([edge.sockets.length, client.status], [1, "closed"]);
+  await queued;
+});
+
 test("a silent connection is asked for a sign of life, and abandoned when there is none", async () => {
   const client = open();
   client.watch("j");
@@ -443,17 +524,62 @@ test("a token function is asked once, and again when its token was refused", asy
   assert.deepEqual([asked, bearers], [2, ["Bearer t1", "Bearer t2", "Bearer t2"]]);
 });
 
-test("a token that expires is renewed on the open connection", async () => {
+test("a token that expires is renewed on the open connection, before half of the rest has passed", async () => {
   let asked = 0;
   open({ token: () => `t${++asked}` }).watch("j");
   await until(() => edge.sent.length === 2);
   edge.open[0].emit({ op: "token_expiring", expires_in_ms: 30_000 });
-  await until(() => edge.sent.length === 3);
+  await pass(15_250);
   assert.deepEqual(edge.sent, [
     { op: "auth", token: "t1" },
     { op: "watch", job: "j" },
     { op: "auth", token: "t2" },
   ]);
+});
+
+test("tokens that are always about to expire are renewed in time, and not in a loop", async () => {
+  const times = [];
+  const client = open({ token: () => `t${times.push(Date.now())}` });
+  client.watch("j");
+  await until(() => edge.open.length);
+  const [socket] = edge.open;
+  const send = socket.send;
+  // An edge reports a token of 4 s as soon as it has it.
+  socket.send = (text) => {
+    send.call(socket, text);
+    // Bounded, so that a client in a loop fails the test instead of hanging it.
+    if (JSON.parse(text).op === "auth" && times.length < 100) socket.emit({ op: "token_expiring", expires_in_ms: 4000 });
+  };
+  socket.emit({ op: "token_expiring", expires_in_ms: 4000 });
+  await pass(60_000);
+  const gaps = times.slice(1).map((time, index) => time - times[index]);
+  assert.ok(times.length > 20, `${gaps}`);
+  assert.ok(gaps.every((gap) => gap >= 1000 && gap < 4000), `${gaps}`);
+  assert.equal(edge.sockets.length, 1);
+});
+
+test("a connection that is gone is not sent the token that it should have had", async () => {
+  let asked = 0;
+  const client = open({ token: () => `t${++asked}` });
+  client.watch("j");
+  await until(() => edge.open.length);
+  edge.open[0].emit({ op: "token_expiring", expires_in_ms: 30_000 });
+  client.close();
+  await pass(30_000);
+  assert.deepEqual([asked, edge.sent.filter(({ op }) => op === "auth").length], [1, 1]);
+});
+
+test("while its token function fails it opens no connection, and tries again", async () => {
+  let asked = 0;
+  const token = () => {
+    if (++asked < 5) throw new Error("signed out");
+    return "t";
+  };
+  const watch = open({ token }).watch("j");
+  await until(() => asked === 1);
+  await pass(10_000);
+  assert.deepEqual([asked, edge.sockets.length, watch.failure], [5, 1, undefined]);
+  assert.deepEqual(edge.sent[0], { op: "auth", token: "t" });
 });
 
 test("after a close with 4401 it asks for a new token once, and then fails", async () => {

@@ -198,6 +198,74 @@ await run({
     assert.equal(world.network.upgrades, 2);
   },
 
+  /** Its next try is far away, so only becoming visible can connect it. */
+  async hidden(world) {
+    await world.useTabs();
+    const page = await world.page();
+    const input = world.input();
+    const job = await world.submit(input);
+    await follow(page, job);
+    await isAfter(page, 5);
+    // From now on no pause ends by itself.
+    await page.evaluate(() => void (window.setTimeout = () => 0));
+    const other = await world.context.newPage();
+    await other.bringToFront();
+    // A hidden page draws no frames, at which Playwright would look.
+    const holds = (what) => page.waitForFunction(what, undefined, { polling: 50 });
+    await holds(() => document.hidden);
+    world.network.cut();
+    await holds(() => tw.status === "waiting");
+    world.network.restore();
+    await world.finish(input);
+    const { seq } = await world.result(job);
+    assert.ok((await look(page)).seq < seq);
+    assert.deepEqual([await page.evaluate(() => tw.status), world.network.upgrades], ["waiting", 1]);
+    await page.bringToFront();
+    await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 2);
+  },
+
+  /** Its tokens are good for 5 s at most. Each is replaced in time, so that the connection goes on. */
+  async token_renewed(world) {
+    const edge = await world.edgeWithTokens(["--allow-origin", "*"]);
+    world.network.target = edge.addr;
+    const input = world.input();
+    const job = await world.submit(input);
+    await world.context.exposeFunction("issueToken", () => world.token({ watch: [job] }, 4));
+    const page = await world.page();
+    await follow(page, job);
+    await isAfter(page, 5);
+    // The first two tokens have expired.
+    await page.waitForFunction(() => tokens.length > 2 && Date.now() > tokens[1] + 5000);
+    await isAfter(page, (await look(page)).seq + 5);
+    await world.finish(input);
+    await assertWhole(world, page, job);
+    assert.equal(world.network.upgrades, 1);
+    const asked = await page.evaluate(() => tokens.length);
+    assert.ok(asked < 30, `${asked} tokens`);
+  },
+
+  /** What issues tokens is out of reach when the first one expires, and for some more tries. */
+  async token_expired(world) {
+    const edge = await world.edgeWithTokens(["--allow-origin", "*"]);
+    world.network.target = edge.addr;
+    const input = world.input();
+    const job = await world.submit(input);
+    await world.context.exposeFunction("issueToken", (number) => {
+      if (number > 1 && number < 6) throw new Error("out of reach");
+      return world.token({ watch: [job] }, number === 1 ? 3 : 600);
+    });
+    const page = await world.page();
+    await follow(page, job);
+    await isAfter(page, 5);
+    await page.waitForFunction(() => tokens.length === 6);
+    await isAfter(page, (await look(page)).seq + 5);
+    await world.finish(input);
+    await assertWhole(world, page, job);
+    const seen = await page.evaluate(() => [tokens.length, tw.transport]);
+    assert.deepEqual([...seen, world.network.upgrades], [6, "websocket", 2]);
+  },
+
   async back_and_forward(world) {
     const page = await world.page();
     const input = world.input();

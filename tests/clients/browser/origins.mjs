@@ -1,6 +1,5 @@
 // What pages of other origins, of a rebound name and of the edge itself can do, in Chromium.
 import assert from "node:assert/strict";
-import { createHmac } from "node:crypto";
 import { launch, run } from "./world.mjs";
 
 /** What a page tries at an edge. Each attempt returns what the page learned, or `undefined`. */
@@ -90,14 +89,8 @@ async function victim(world) {
   return job;
 }
 
-const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-
-/** A token for everything, for a number of seconds. */
-function token({ secret }, seconds) {
-  const claims = { sub: "page", exp: Math.ceil(Date.now() / 1000) + seconds, tailwater: { admin: true } };
-  const message = `${part({ alg: "HS256" })}.${part(claims)}`;
-  return `${message}.${createHmac("sha256", secret).update(message).digest("base64url")}`;
-}
+/** A token for everything. */
+const token = (world, seconds) => world.token({ admin: true }, seconds);
 
 const session = (page, method, token) =>
   page.evaluate(

@@ -92,6 +92,12 @@ async function arrivesAsItIsMade(world, addr, transport) {
   return page;
 }
 
+/** Requires that the server of a page compresses what the edge allows, as otherwise nothing was tested. */
+async function assertCompresses(page, path) {
+  const encoding = await page.evaluate(async (path) => (await fetch(path)).headers.get("content-encoding"), path);
+  assert.ok(encoding, `${path} is not compressed`);
+}
+
 await run({
   /** With the fewest settings: no WebSockets, HTTP/1.0 to the edge, and nginx's own host name. */
   async nginx_by_default(world) {
@@ -128,8 +134,38 @@ await run({
     await server.listen();
     world.after(() => server.close());
     const page = await arrivesAsItIsMade(world, `127.0.0.1:${port}`, "websocket");
-    // It does compress what may be compressed.
-    const encoding = await page.evaluate(async () => (await fetch("/api/jobs")).headers.get("content-encoding"));
-    assert.ok(encoding, "the answer is not compressed, so nothing was tested");
+    await assertCompresses(page, "/api/jobs");
+  },
+
+  /** webpack-dev-server with its own settings, which compress. Its own WebSocket would be at `/ws`, like the edge's. */
+  async webpack_dev_server(world) {
+    const webpack = require("webpack");
+    const Server = require("webpack-dev-server");
+    await writeFile(`${world.folder}/index.html`, "<!doctype html><title>A development server</title>");
+    await writeFile(`${world.folder}/page.js`, "");
+    const compiler = webpack({
+      mode: "development",
+      context: world.folder,
+      entry: "./page.js",
+      output: { path: `${world.folder}/built` },
+      // The test reads what this program prints.
+      stats: "errors-only",
+      infrastructureLogging: { level: "error" },
+    });
+    const port = await freePort();
+    const options = {
+      host: "127.0.0.1",
+      port,
+      setupExitSignals: false,
+      static: { directory: world.folder, watch: false },
+      webSocketServer: { type: "ws", options: { path: "/updates" } },
+      proxy: [{ context: ["/api", "/client.js", "/ws"], target: `http://${world.addr}`, ws: true }],
+    };
+    const server = new Server(options, compiler);
+    await server.start();
+    world.after(() => server.stop());
+    const page = await arrivesAsItIsMade(world, `127.0.0.1:${port}`, "websocket");
+    // It leaves answers of less than 1 kB as they are.
+    await assertCompresses(page, "/client.js");
   },
 });

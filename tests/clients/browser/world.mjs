@@ -1,6 +1,7 @@
 // What the scenarios need: Chromium, a network that fails on request, a page with the client, and edges that can be killed.
 // Node's packages are in .tools/node; Chromium is Debian's, or the one that CHROMIUM names.
 import { spawn } from "node:child_process";
+import { createHmac } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer as createHttpServer } from "node:http";
@@ -17,16 +18,19 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
   ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
 );
 
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+
 /** How many scenarios run at once. */
 const AT_ONCE = 3;
 
 /** Starts Chromium, with more flags. */
 export function launch({ flags = [], ...options } = {}) {
-  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   // Playwright switches the back/forward cache off, which people have.
   const ignoreDefaultArgs = ["--disable-back-forward-cache"];
   return chromium.launch({ executablePath, args: [...FLAGS, ...flags], ignoreDefaultArgs, ...options });
 }
+
+const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 
 /** What one scenario has to itself, beside `{ addr, nats, bin }` of a running `tailwater up`. */
 export class World {
@@ -38,10 +42,12 @@ export class World {
 
   async start() {
     this.folder = await mkdtemp(`${tmpdir()}/tailwater-browser-`);
-    this.#ends.push(() => rm(this.folder, { recursive: true }));
-    this.context = await this.browser.newContext();
+    // A browser that ends may still write to its profile.
+    this.#ends.push(() => rm(this.folder, { recursive: true, maxRetries: 5 }));
+    const context = await this.browser.newContext();
+    this.#ends.push(() => context.close());
+    this.context = context;
     this.context.setDefaultTimeout(30_000);
-    this.#ends.push(() => this.context.close());
     this.network = await Network.to(this.addr);
     this.#ends.push(() => this.network.close());
     this.pages = await pageServer();
@@ -66,6 +72,47 @@ export class World {
     await page.goto(`http://${this.pages.addr}/?${query}`);
     await page.waitForFunction(() => "tw" in window);
     return page;
+  }
+
+  /** Continues in a Chromium whose tabs hide each other, as a person's do. Playwright shows all pages of its own at once. */
+  async useTabs() {
+    const args = [...FLAGS, "--disable-dev-shm-usage", `--user-data-dir=${this.folder}/profile`, "--remote-debugging-port=0"];
+    const child = spawn(executablePath, args, { stdio: ["ignore", "ignore", "pipe"] });
+    const dies = once(child, "exit");
+    this.#ends.push(async () => {
+      child.kill("SIGKILL");
+      await dies;
+    });
+    let address;
+    for await (const line of createInterface(child.stderr)) {
+      address = /listening on (ws:\S+)/.exec(line)?.[1];
+      if (address) break;
+    }
+    if (!address) throw new Error("Chromium did not start.");
+    // A full pipe would stop it.
+    child.stderr.resume();
+    const browser = await chromium.connectOverCDP(address, { noDefaults: true });
+    const session = await browser.newBrowserCDPSession();
+    this.#ends.push(async () => {
+      await session.send("Browser.close").catch(() => {});
+      await dies;
+    });
+    [this.context] = browser.contexts();
+    this.context.setDefaultTimeout(30_000);
+  }
+
+  /** A token with these grants, for a number of seconds. An edge that checks tokens must have `secret`. */
+  token(tailwater, seconds) {
+    const claims = { sub: "page", exp: Math.ceil(Date.now() / 1000) + seconds, tailwater };
+    const message = `${part({ alg: "HS256" })}.${part(claims)}`;
+    return `${message}.${createHmac("sha256", this.secret).update(message).digest("base64url")}`;
+  }
+
+  /** Another edge over the same log, which checks tokens. */
+  async edgeWithTokens(flags = []) {
+    const secret = `${this.folder}/secret`;
+    await writeFile(secret, this.secret);
+    return this.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret, ...flags]);
   }
 
   /** The input of a job that prints words until `finish` is called with it. */
