@@ -219,6 +219,39 @@ async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
 }
 
 #[tokio::test]
+async fn revoking_a_token_revokes_the_watch_tokens_that_were_requested_with_it() {
+    let system = System::on(Broker::shared_one()).await;
+    system.declare_demo().await;
+    let edge = system.edge_with_tokens().await;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let bucket = AuthBucket::open(&nats).await.unwrap();
+    let mut requested = Vec::new();
+    for sub in ["a", "b"] {
+        let own = token(sub, &json!({"submit": ["demo"]}), 600);
+        let (_, answer) = submit_with(&edge, &own, "", &json!({"kind": "demo"})).await;
+        let path = format!("/api/jobs/{}", answer["id"].as_str().unwrap());
+        let for_job = answer["watch_token"].as_str().unwrap().to_owned();
+        assert_eq!(status(&edge, &path, &for_job).await, 200);
+        requested.push((path, for_job));
+    }
+    let (path, revoked) = &requested[0];
+    let (other_path, kept) = &requested[1];
+    let mut client = TokenClient::connect(&edge.addr, Sends::Header, revoked)
+        .await
+        .unwrap();
+    let stream = format!("{path}/events");
+    let mut stream = Sse::open(&edge.addr, &stream, &bearer(revoked)).await;
+    assert_eq!(stream.status, 200);
+    let revocation = Revocation::Jti("jti-a".into());
+    bucket.revoke(&revocation, now_s()).await.unwrap();
+    assert_eq!(client.closed().await, "4401 token_revoked");
+    while stream.event().await != Item::End {}
+    assert_eq!(status(&edge, path, revoked).await, 401);
+    assert_eq!(status(&edge, other_path, kept).await, 200);
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_ticket_opens_one_stream_of_its_job_once_on_any_edge() {
     let system = System::on(Broker::shared_one()).await;
     for id in ["j1", "j2"] {
