@@ -105,6 +105,34 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
 }
 
 #[tokio::test]
+async fn the_holder_of_a_token_for_one_job_leaves_streams_to_the_rest_of_its_subject() {
+    let system = System::on(Broker::shared_one()).await;
+    let limits = SubjectLimits {
+        connections: 4,
+        ..SubjectLimits::default()
+    };
+    let edge = edge(&system, limits).await;
+    let for_job = bearer(&token("app", &json!({"watch": ["later"]}), 600));
+    let own = bearer(&everything("app"));
+    let path = "/api/jobs/later/events";
+    let mut open = Vec::new();
+    for (header, expected) in [
+        (&for_job, 200),
+        (&for_job, 200),
+        (&for_job, 200),
+        (&for_job, 429),
+        (&own, 200),
+        (&own, 429),
+    ] {
+        let stream = Sse::open(&edge.addr, path, header).await;
+        assert_eq!(stream.status, expected, "{}", open.len());
+        open.push(stream);
+    }
+    drop(open);
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_subject_that_submits_too_fast_is_told_when_to_come_back() {
     let system = System::on(Broker::shared_one()).await;
     system.declare_demo().await;
