@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tailwater::edge::{EdgeSettings, Gate, SubjectLimits};
 
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, get};
+use crate::support::http::{exchange, get, metric};
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, words};
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, token};
@@ -46,10 +46,9 @@ fn assert_limited(head: &str, policy: &str, limit: &str) {
 /// How often clients reached a limit, as the edge reports it. All edges of this process count
 /// together.
 async fn reached(edge: &Edge, limit: &str) -> f64 {
-    let (_, text) = get(&edge.addr, "/metrics", &bearer(&everything("observer"))).await;
-    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+    let own = bearer(&everything("observer"));
+    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}}");
+    metric(&edge.addr, &own, &name).await
 }
 
 #[tokio::test]
