@@ -172,6 +172,34 @@ async fn incomplete_bodies_hold_bounded_memory() {
     system.end().await;
 }
 
+/// The responses to a request that is sent this often, at once over one connection.
+async fn pipelined(addr: &str, request: &[u8], count: usize) -> String {
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (mut takes, mut gives) = socket.split();
+    let requests = request.repeat(count);
+    let answers = async {
+        let mut answers = String::new();
+        let mut buffer = vec![0; 65536];
+        while answers.matches("HTTP/1.1 ").count() < count || !answers.ends_with('}') {
+            let read = takes.read(&mut buffer).await.unwrap();
+            assert!(
+                read > 0,
+                "cut after {}",
+                answers.matches("HTTP/1.1 ").count()
+            );
+            answers += std::str::from_utf8(&buffer[..read]).unwrap();
+        }
+        answers
+    };
+    let (answers, given) = within(
+        "answers",
+        futures_util::future::join(answers, gives.write_all(&requests)),
+    )
+    .await;
+    given.unwrap();
+    answers
+}
+
 #[tokio::test]
 async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
     let system = System::on(Broker::shared_one()).await;
@@ -187,30 +215,7 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
         format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n{upgrade}\r\n")
             .into_bytes()
     };
-    // Many pipelined requests over one connection.
-    let handshakes = get("polling").repeat(3000);
-    let mut socket = tokio::net::TcpStream::connect(&addr).await.unwrap();
-    let (mut takes, mut gives) = socket.split();
-    let answers = async {
-        let mut answers = String::new();
-        let mut buffer = vec![0; 65536];
-        while answers.matches("HTTP/1.1 ").count() < 3000 || !answers.ends_with('}') {
-            let read = takes.read(&mut buffer).await.unwrap();
-            assert!(
-                read > 0,
-                "cut after {}",
-                answers.matches("HTTP/1.1 ").count()
-            );
-            answers += std::str::from_utf8(&buffer[..read]).unwrap();
-        }
-        answers
-    };
-    let (answers, given) = within(
-        "answers",
-        futures_util::future::join(answers, gives.write_all(&handshakes)),
-    )
-    .await;
-    given.unwrap();
+    let answers = pipelined(&addr, &get("polling"), 3000).await;
     let taken = answers.matches("HTTP/1.1 200").count();
     let refused = answers.matches(r#""code":"overloaded""#).count();
     assert_eq!((taken, refused), (2048, 952), "of one address");
@@ -220,6 +225,36 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
         let forged = get(&format!("{transport}&sid=AAAAAAAAAAAAAAHs"));
         let found = ask(&addr, &forged, Duration::from_secs(10)).await.1;
         assert_eq!(found, "400 1", "{transport}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_clients_of_a_trusted_proxy_are_limited_one_by_one() {
+    let system = System::on(Broker::shared_one()).await;
+    for flags in [&["--trusted-proxy", "127.0.0.1"][..], &[]] {
+        let (_edge, addr) = system.edge_process(flags).await;
+        let handshake = |client: &str| {
+            let head = format!("Host: {addr}\r\nX-Forwarded-For: {client}\r\n\r\n");
+            format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{head}").into_bytes()
+        };
+        let greedy = "198.51.100.1";
+        let answers = pipelined(&addr, &handshake(greedy), 2100).await;
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 2048, "{flags:?}");
+        // Without the flag, all of them have the address of the proxy.
+        let of_another = if flags.is_empty() {
+            "503 overloaded"
+        } else {
+            "200"
+        };
+        for (client, expected) in [
+            ("198.51.100.2", of_another),
+            // A proxy appends the address. What precedes it is what the client claims.
+            ("198.51.100.3, 198.51.100.1", "503 overloaded"),
+        ] {
+            let found = ask(&addr, &handshake(client), Duration::from_secs(10)).await;
+            assert_eq!(found.1, expected, "{client} {flags:?}");
+        }
     }
     system.end().await;
 }
