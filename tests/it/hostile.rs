@@ -27,21 +27,29 @@ const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
 
+/// An edge that a shell starts after this command, and its address.
+async fn edge_after(system: &System, command: &str) -> (Process, String) {
+    let command = format!("{command} && exec \"$0\" \"$@\"");
+    let flags = [
+        "-c",
+        &command,
+        env!("CARGO_BIN_EXE_tailwater"),
+        "edge",
+        "--threads",
+        "1",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let args = [flags.map(str::to_owned).to_vec(), system.flags()].concat();
+    let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
+    let addr = edge.says("ready http://").await;
+    (edge, addr)
+}
+
 #[tokio::test]
 async fn an_edge_opens_as_many_files_as_the_system_allows() {
     let system = System::on(Broker::shared_one()).await;
-    let few = "ulimit -S -n 300 && exec \"$0\" \"$@\"";
-    let flags = [
-        "-c",
-        few,
-        env!("CARGO_BIN_EXE_tailwater"),
-        "edge",
-        "--listen",
-    ];
-    let flags = flags.map(str::to_owned).to_vec();
-    let args = [flags, vec!["127.0.0.1:0".to_owned()], system.flags()].concat();
-    let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
-    edge.says("ready http://").await;
+    let (edge, _) = edge_after(&system, "ulimit -S -n 300").await;
     let (now, most) = edge.open_files_max();
     assert_eq!(now, most);
     system.end().await;
@@ -226,6 +234,21 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
         let found = ask(&addr, &forged, Duration::from_secs(10)).await.1;
         assert_eq!(found, "400 1", "{transport}");
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn clients_of_socketio_that_poll_count_as_connections_of_their_address() {
+    let system = System::on(Broker::shared_one()).await;
+    // A quarter of the files is kept for the edge itself. One address gets three quarters of 150.
+    let (_edge, addr) = edge_after(&system, "ulimit -n 200").await;
+    let handshake =
+        format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+    let answers = pipelined(&addr, handshake.as_bytes(), 200).await;
+    let taken = answers.matches("HTTP/1.1 200").count();
+    let refused = answers.matches(r#""code":"overloaded""#).count();
+    // The connection that sends these requests has a slot, too.
+    assert_eq!((taken, refused), (112, 88));
     system.end().await;
 }
 
