@@ -22,6 +22,8 @@ pub(super) struct TokenClaims {
     #[serde(default)]
     jti: Option<String>,
     #[serde(default)]
+    pjti: Option<String>,
+    #[serde(default)]
     tailwater: Grants,
 }
 
@@ -54,6 +56,9 @@ pub struct Subject {
     /// The `jti`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
+    /// The `pjti`: the `jti` of the token with which this one was requested.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
     /// The `iat`, in seconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<u64>,
@@ -77,6 +82,7 @@ impl Subject {
         Self {
             name: String::new(),
             token_id: None,
+            parent_id: None,
             issued_at: None,
             expires_at_ms: None,
             grants: Grants::admin(),
@@ -126,12 +132,14 @@ impl TokenClaims {
                 return invalid("the token is for another audience");
             }
         }
-        if !is_label(&self.sub) || self.jti.as_deref().is_some_and(|jti| !is_label(jti)) {
-            return invalid("`sub` or `jti` is empty, too long, or has control characters");
+        let ids = [Some(&self.sub), self.jti.as_ref(), self.pjti.as_ref()];
+        if ids.into_iter().flatten().any(|id| !is_label(id)) {
+            return invalid("`sub`, `jti` or `pjti` is empty, too long, or has control characters");
         }
         Ok(Subject {
             name: self.sub,
             token_id: self.jti,
+            parent_id: self.pjti,
             issued_at: self.iat.and_then(NumericDate::millis).map(|ms| ms / 1000),
             expires_at_ms: Some(exp),
             grants: self.tailwater,
@@ -230,6 +238,7 @@ mod tests {
         ] {
             assert!(!is_accepted(&json!({"sub": bad}), &any), "{bad}");
             assert!(!is_accepted(&json!({"jti": bad}), &any), "{bad}");
+            assert!(!is_accepted(&json!({"pjti": bad}), &any), "{bad}");
         }
         assert!(is_accepted(&json!({"sub": "auth0|5f7", "jti": "ä"}), &any));
     }

@@ -66,4 +66,38 @@ impl Grants {
             ..Self::default()
         }
     }
+
+    /// The job, if they are about one job and nothing else.
+    pub fn only_job(&self) -> Option<&str> {
+        let is_more = self.admin || self.list || !self.submit.is_empty();
+        match self.watch.as_slice() {
+            [pattern] if !is_more => pattern.only_name(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn grants_for_one_job_name_it_and_allow_nothing_else() {
+        let job: JobId = "j1".parse().unwrap();
+        for cancel in [false, true] {
+            assert_eq!(Grants::one_job(&job, cancel).only_job(), Some("j1"));
+        }
+        for more in [
+            json!({}),
+            json!({"watch": ["j1*"]}),
+            json!({"watch": ["j1", "j2"]}),
+            json!({"watch": ["j1"], "submit": ["demo"]}),
+            json!({"watch": ["j1"], "list": true}),
+            json!({"watch": ["j1"], "admin": true}),
+        ] {
+            let grants: Grants = serde_json::from_value(more.clone()).unwrap();
+            assert_eq!(grants.only_job(), None, "{more}");
+        }
+    }
 }

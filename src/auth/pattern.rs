@@ -31,6 +31,11 @@ impl NamePattern {
         }
     }
 
+    /// The only name that the pattern stands for, if it is no beginning of names.
+    pub fn only_name(&self) -> Option<&str> {
+        (!self.is_prefix).then_some(self.beginning.as_str())
+    }
+
     /// Whether the pattern stands for this name.
     pub fn matches(&self, name: &str) -> bool {
         if self.is_prefix {

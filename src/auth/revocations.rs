@@ -1,5 +1,5 @@
-//! Which tokens were revoked: single ones by their `jti`, and all of a subject that were issued up
-//! to a time. Storing them is the broker's part.
+//! Which tokens were revoked: single ones by their `jti`, with those that were requested with them,
+//! and all of a subject that were issued up to a time. Storing them is the broker's part.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use super::claims::Subject;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Revocation {
-    /// The token with this `jti`.
+    /// The token with this `jti`, and those that were requested with it.
     Jti(String),
     /// All tokens of this `sub`.
     Sub(String),
@@ -53,9 +53,9 @@ impl Revocations {
     /// Whether the subject's token was revoked. A token without `iat` may have been issued at any
     /// time.
     pub fn cover(&self, subject: &Subject) -> bool {
-        let is_revoked = |id| self.tokens.contains(id);
+        let ids = [&subject.token_id, &subject.parent_id];
         let until = self.subjects.get(&subject.name);
-        subject.token_id.as_ref().is_some_and(is_revoked)
+        ids.into_iter().flatten().any(|id| self.tokens.contains(id))
             || until.is_some_and(|until| subject.issued_at.is_none_or(|at| at <= *until))
     }
 }
@@ -86,6 +86,12 @@ mod tests {
         ] {
             assert_eq!(revocations.cover(&subject), is_covered, "{subject:?}");
         }
+        let requested_with = |id: &str| Subject {
+            parent_id: Some(id.into()),
+            ..token("a", Some("3"), Some(200))
+        };
+        assert!(revocations.cover(&requested_with("1")));
+        assert!(!revocations.cover(&requested_with("2")));
         revocations.remove(&Revocation::Sub("b".into()));
         assert!(!revocations.cover(&token("b", None, None)));
         assert!(revocations.cover(&token("b", Some("1"), None)));

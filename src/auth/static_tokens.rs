@@ -133,6 +133,7 @@ impl TokenEntry {
         Ok(Subject {
             name: self.sub.clone(),
             token_id: None,
+            parent_id: None,
             issued_at: None,
             expires_at_ms: None,
             grants,

@@ -51,6 +51,9 @@ pub struct NewToken {
     pub exp: u64,
     /// Its own id, for its revocation.
     pub jti: String,
+    /// The `jti` of the token with which it was requested: revoking that one revokes this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pjti: Option<String>,
     /// The issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,

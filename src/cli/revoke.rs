@@ -19,7 +19,7 @@ pub(super) struct RevokeCommand {
     /// The subject whose tokens are revoked. Tokens that are issued later are valid.
     #[arg(long, value_name = "NAME", required_unless_present = "jti")]
     sub: Option<String>,
-    /// The `jti` of the token that is revoked.
+    /// The `jti` of the token that is revoked, with every `watch_token` that was requested with it.
     #[arg(long, value_name = "ID", conflicts_with = "sub")]
     jti: Option<String>,
     /// Withdraw the revocation.

@@ -65,6 +65,7 @@ impl TokenCommand {
             iat: now,
             exp: exp.context("--ttl is too long")?,
             jti: self.jti.unwrap_or_else(|| nuid::next().to_string()),
+            pjti: None,
             iss: given(self.auth_issuer),
             aud: given(self.auth_audience),
             tailwater: Grants {

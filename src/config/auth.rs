@@ -34,7 +34,8 @@ pub const REVOCATIONS_PAUSE: Duration = Duration::from_millis(250);
 pub const COOKIE_TOKEN_MAX: usize = 3800;
 /// How many streams one subject may have open at an edge. A flag overrides it. The browsers of an
 /// application's users share its subject, because a `watch_token` has the subject of the submitter;
-/// ten thousand is what one edge is meant to serve.
+/// ten thousand is what one edge is meant to serve. The tokens for one job share them as addresses
+/// share connections: see [`SHARE_TIMES_FREE`](super::SHARE_TIMES_FREE).
 pub const SUBJECT_CONNECTIONS: usize = 10_000;
 /// How many jobs one subject may submit per second at an edge. A flag overrides it. An edge thread
 /// queues a few thousand per second, so no subject takes all of that from others.

@@ -99,7 +99,11 @@ impl Access {
 
     /// Counts an open stream of the subject, until it is dropped.
     pub(super) fn connect(&self) -> Result<Option<SubjectConnection>, QuotaReached> {
-        self.usage().map(SubjectUsage::connect).transpose()
+        let Some(access) = &self.0 else {
+            return Ok(None);
+        };
+        let only_job = access.subject.grants.only_job();
+        access.usage.connect(only_job).map(Some)
     }
 
     /// The jobs that the client may watch; `None` for all.

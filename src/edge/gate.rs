@@ -152,6 +152,7 @@ impl Gate {
             iat: issued_at,
             exp: issued_at + lifetime,
             jti: nuid::next().to_string(),
+            pjti: subject.token_id.clone(),
             iss: keys.expected.issuer.clone(),
             aud: keys.expected.audience.clone(),
             tailwater: Grants::one_job(job, terms.cancel),

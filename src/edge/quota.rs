@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::budget::LimitReached;
 use crate::config::{
-    QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SUBJECT_CONNECTIONS, SUBJECT_JOBS,
-    SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
+    QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SHARE_TIMES_FREE, SUBJECT_CONNECTIONS,
+    SUBJECT_JOBS, SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
 };
 use crate::wire::JobId;
 use crate::wire::limits::TICKET_TTL_MS;
@@ -149,6 +149,8 @@ pub(super) struct SubjectUsage {
 #[derive(Debug)]
 struct Used {
     connections: usize,
+    /// How many of them have a token for one job only, for each such job.
+    connections_by_job: HashMap<String, usize>,
     /// Submissions that may follow at once, and since when there are that many.
     submits: f64,
     submits_at: Instant,
@@ -168,7 +170,10 @@ pub(super) struct TicketWindow {
 
 /// An open stream of a subject, until it is dropped.
 #[derive(Debug)]
-pub(super) struct SubjectConnection(Arc<SubjectUsage>);
+pub(super) struct SubjectConnection {
+    usage: Arc<SubjectUsage>,
+    only_job: Option<String>,
+}
 
 /// A job of a subject that is being submitted, until it is dropped.
 #[derive(Debug)]
@@ -206,6 +211,7 @@ impl SubjectUsage {
             limits,
             used: Mutex::new(Used {
                 connections: 0,
+                connections_by_job: HashMap::new(),
                 submits: f64::from(limits.submits_per_s),
                 submits_at: Instant::now(),
                 submitting: 0,
@@ -237,17 +243,31 @@ impl SubjectUsage {
         self.lock().tickets.count(TICKETS_PER_SUBJECT)
     }
 
-    /// Counts a stream.
-    pub(super) fn connect(self: &Arc<Self>) -> Result<SubjectConnection, QuotaReached> {
+    /// Counts a stream. An application gives tokens for one job to its users, and these tokens have
+    /// its subject. The streams of such a job are refused once they are [`SHARE_TIMES_FREE`] times
+    /// as many as are free, so that a client with one such token cannot use up those of all others.
+    pub(super) fn connect(
+        self: &Arc<Self>,
+        only_job: Option<&str>,
+    ) -> Result<SubjectConnection, QuotaReached> {
         let mut used = self.lock();
-        if used.connections >= self.limits.connections {
+        let free = self.limits.connections.saturating_sub(used.connections);
+        let held = only_job.and_then(|job| used.connections_by_job.get(job));
+        let held = held.copied().unwrap_or_default();
+        if free == 0 || held >= free.saturating_mul(SHARE_TIMES_FREE) {
             return Err(QuotaReached::of(
                 Quota::Connections,
                 self.limits.connections,
             ));
         }
         used.connections += 1;
-        Ok(SubjectConnection(Arc::clone(self)))
+        if let Some(job) = only_job {
+            used.connections_by_job.insert(job.to_owned(), held + 1);
+        }
+        Ok(SubjectConnection {
+            usage: Arc::clone(self),
+            only_job: only_job.map(str::to_owned),
+        })
     }
 
     /// Counts a submission, whatever becomes of it. After a pause, as many as in one second may
@@ -339,7 +359,15 @@ impl Drop for JobInFlight {
 
 impl Drop for SubjectConnection {
     fn drop(&mut self) {
-        self.0.lock().connections -= 1;
+        let mut used = self.usage.lock();
+        used.connections -= 1;
+        let Some(job) = &self.only_job else { return };
+        if let Some(held) = used.connections_by_job.get_mut(job) {
+            *held -= 1;
+            if *held == 0 {
+                used.connections_by_job.remove(job);
+            }
+        }
     }
 }
 
@@ -380,15 +408,39 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_counts_until_it_is_dropped() {
         let usages = SubjectUsages::new(LIMITS);
-        let held = [usages.of("a").connect(), usages.of("a").connect()];
+        let held = [usages.of("a").connect(None), usages.of("a").connect(None)];
         assert!(held.iter().all(Result::is_ok));
         let before = Quota::Connections.reached();
-        let reached = usages.of("a").connect().unwrap_err();
+        let reached = usages.of("a").connect(None).unwrap_err();
         assert_eq!((reached.quota, reached.limit), (Quota::Connections, 2));
         assert!(Quota::Connections.reached() > before);
-        assert!(usages.of("b").connect().is_ok());
+        assert!(usages.of("b").connect(None).is_ok());
         drop(held);
-        assert!(usages.of("a").connect().is_ok());
+        assert!(usages.of("a").connect(None).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tokens_for_one_job_use_up_at_most_three_quarters_of_the_streams() {
+        let limits = SubjectLimits {
+            connections: 100,
+            ..LIMITS
+        };
+        let usage = SubjectUsages::new(limits).of("a");
+        let flood = |job: Option<&str>| -> Vec<_> {
+            let connect = || usage.connect(job).ok();
+            std::iter::from_fn(connect).collect()
+        };
+        let greedy = flood(Some("j1"));
+        assert_eq!(greedy.len(), 75);
+        // A token for another job, and one for more than a job, still get streams.
+        let other = flood(Some("j2"));
+        assert!((15..25).contains(&other.len()), "{}", other.len());
+        let own = flood(None);
+        assert_eq!(greedy.len() + other.len() + own.len(), 100);
+        assert!(!own.is_empty());
+        drop((greedy, other, own));
+        assert!(usage.lock().connections_by_job.is_empty());
+        assert_eq!(flood(Some("j2")).len(), 75);
     }
 
     #[tokio::test(start_paused = true)]
@@ -414,7 +466,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn subjects_that_use_nothing_are_forgotten() {
         let usages = SubjectUsages::new(LIMITS);
-        let connected = usages.of("connected").connect().unwrap();
+        let connected = usages.of("connected").connect(None).unwrap();
         for n in 0..10_000 {
             usages.of(&n.to_string()).count_submit().unwrap();
             advance(Duration::from_millis(10)).await;

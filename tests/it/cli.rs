@@ -108,6 +108,46 @@ async fn up_reports_each_startup_error_in_one_line() {
     }
 }
 
+#[tokio::test]
+async fn an_edge_that_others_can_reach_refuses_to_start_unless_it_is_said_who_may_use_it() {
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:4000"] {
+        for command in ["edge", "up"] {
+            let ran = tailwater(&format!("{command} --listen {listen}")).await;
+            let error = ran.refuses("can be reached by others");
+            for flag in ["--auth jwt", "--auth token", "--auth none"] {
+                assert!(error.contains(flag), "{flag}: {error}");
+            }
+        }
+    }
+    // With the flag, the edge goes on to what it does next.
+    let unreachable = "--nats nats://127.0.0.1:1 --nats-wait 100ms";
+    let said = format!("edge --threads 1 --listen 0.0.0.0:0 --auth none {unreachable}");
+    tailwater(&said).await.fails(2, "cannot reach NATS");
+    for (flags, error) in [
+        (
+            "--auth none --auth-jwks https://id.example/keys",
+            "uses no keys",
+        ),
+        ("--auth token", "needs --auth-tokens FILE"),
+        ("--auth jwt", "needs --auth-secret FILE or --auth-jwks"),
+        ("--auth jwt --auth-jwks http://id.example/keys", "use https"),
+        ("--auth jwt --auth-jwks /no/such/file", "is not a file"),
+        (
+            "--auth jwt --auth-secret /no/such/file",
+            "cannot read /no/such/file",
+        ),
+        ("--allow-origin app.example", "is not an origin"),
+        (
+            "--allow-origin https://app.example/path",
+            "is not an origin",
+        ),
+        ("--trusted-proxy 10.0.0.0/99", "is not a network"),
+    ] {
+        let line = format!("edge --listen 127.0.0.1:0 {flags}");
+        tailwater(&line).await.refuses(error);
+    }
+}
+
 /// A server that announces an old version.
 async fn serve_old_version(listener: tokio::net::TcpListener) {
     loop {

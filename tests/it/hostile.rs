@@ -27,21 +27,29 @@ const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
 
+/// An edge that a shell starts after this command, and its address.
+async fn edge_after(system: &System, command: &str) -> (Process, String) {
+    let command = format!("{command} && exec \"$0\" \"$@\"");
+    let flags = [
+        "-c",
+        &command,
+        env!("CARGO_BIN_EXE_tailwater"),
+        "edge",
+        "--threads",
+        "1",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let args = [flags.map(str::to_owned).to_vec(), system.flags()].concat();
+    let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
+    let addr = edge.says("ready http://").await;
+    (edge, addr)
+}
+
 #[tokio::test]
 async fn an_edge_opens_as_many_files_as_the_system_allows() {
     let system = System::on(Broker::shared_one()).await;
-    let few = "ulimit -S -n 300 && exec \"$0\" \"$@\"";
-    let flags = [
-        "-c",
-        few,
-        env!("CARGO_BIN_EXE_tailwater"),
-        "edge",
-        "--listen",
-    ];
-    let flags = flags.map(str::to_owned).to_vec();
-    let args = [flags, vec!["127.0.0.1:0".to_owned()], system.flags()].concat();
-    let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
-    edge.says("ready http://").await;
+    let (edge, _) = edge_after(&system, "ulimit -S -n 300").await;
     let (now, most) = edge.open_files_max();
     assert_eq!(now, most);
     system.end().await;
@@ -172,6 +180,34 @@ async fn incomplete_bodies_hold_bounded_memory() {
     system.end().await;
 }
 
+/// The responses to a request that is sent this often, at once over one connection.
+async fn pipelined(addr: &str, request: &[u8], count: usize) -> String {
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (mut takes, mut gives) = socket.split();
+    let requests = request.repeat(count);
+    let answers = async {
+        let mut answers = String::new();
+        let mut buffer = vec![0; 65536];
+        while answers.matches("HTTP/1.1 ").count() < count || !answers.ends_with('}') {
+            let read = takes.read(&mut buffer).await.unwrap();
+            assert!(
+                read > 0,
+                "cut after {}",
+                answers.matches("HTTP/1.1 ").count()
+            );
+            answers += std::str::from_utf8(&buffer[..read]).unwrap();
+        }
+        answers
+    };
+    let (answers, given) = within(
+        "answers",
+        futures_util::future::join(answers, gives.write_all(&requests)),
+    )
+    .await;
+    given.unwrap();
+    answers
+}
+
 #[tokio::test]
 async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
     let system = System::on(Broker::shared_one()).await;
@@ -187,30 +223,7 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
         format!("GET /socket.io/?EIO=4&transport={query} HTTP/1.1\r\nHost: {addr}\r\n{upgrade}\r\n")
             .into_bytes()
     };
-    // Many pipelined requests over one connection.
-    let handshakes = get("polling").repeat(3000);
-    let mut socket = tokio::net::TcpStream::connect(&addr).await.unwrap();
-    let (mut takes, mut gives) = socket.split();
-    let answers = async {
-        let mut answers = String::new();
-        let mut buffer = vec![0; 65536];
-        while answers.matches("HTTP/1.1 ").count() < 3000 || !answers.ends_with('}') {
-            let read = takes.read(&mut buffer).await.unwrap();
-            assert!(
-                read > 0,
-                "cut after {}",
-                answers.matches("HTTP/1.1 ").count()
-            );
-            answers += std::str::from_utf8(&buffer[..read]).unwrap();
-        }
-        answers
-    };
-    let (answers, given) = within(
-        "answers",
-        futures_util::future::join(answers, gives.write_all(&handshakes)),
-    )
-    .await;
-    given.unwrap();
+    let answers = pipelined(&addr, &get("polling"), 3000).await;
     let taken = answers.matches("HTTP/1.1 200").count();
     let refused = answers.matches(r#""code":"overloaded""#).count();
     assert_eq!((taken, refused), (2048, 952), "of one address");
@@ -220,6 +233,51 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
         let forged = get(&format!("{transport}&sid=AAAAAAAAAAAAAAHs"));
         let found = ask(&addr, &forged, Duration::from_secs(10)).await.1;
         assert_eq!(found, "400 1", "{transport}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn clients_of_socketio_that_poll_count_as_connections_of_their_address() {
+    let system = System::on(Broker::shared_one()).await;
+    // A quarter of the files is kept for the edge itself. One address gets three quarters of 150.
+    let (_edge, addr) = edge_after(&system, "ulimit -n 200").await;
+    let handshake =
+        format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+    let answers = pipelined(&addr, handshake.as_bytes(), 200).await;
+    let taken = answers.matches("HTTP/1.1 200").count();
+    let refused = answers.matches(r#""code":"overloaded""#).count();
+    // The connection that sends these requests has a slot, too.
+    assert_eq!((taken, refused), (112, 88));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_clients_of_a_trusted_proxy_are_limited_one_by_one() {
+    let system = System::on(Broker::shared_one()).await;
+    for flags in [&["--trusted-proxy", "127.0.0.1"][..], &[]] {
+        let (_edge, addr) = system.edge_process(flags).await;
+        let handshake = |client: &str| {
+            let head = format!("Host: {addr}\r\nX-Forwarded-For: {client}\r\n\r\n");
+            format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\n{head}").into_bytes()
+        };
+        let greedy = "198.51.100.1";
+        let answers = pipelined(&addr, &handshake(greedy), 2100).await;
+        assert_eq!(answers.matches("HTTP/1.1 200").count(), 2048, "{flags:?}");
+        // Without the flag, all of them have the address of the proxy.
+        let of_another = if flags.is_empty() {
+            "503 overloaded"
+        } else {
+            "200"
+        };
+        for (client, expected) in [
+            ("198.51.100.2", of_another),
+            // A proxy appends the address. What precedes it is what the client claims.
+            ("198.51.100.3, 198.51.100.1", "503 overloaded"),
+        ] {
+            let found = ask(&addr, &handshake(client), Duration::from_secs(10)).await;
+            assert_eq!(found.1, expected, "{client} {flags:?}");
+        }
     }
     system.end().await;
 }

@@ -1,14 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tailwater::metrics::catalog;
+use tailwater::wire::{Body, Channel, Submission};
+use tokio::time::Instant;
 
 use crate::support::broker::Broker;
-use crate::support::client::follow;
-use crate::support::http::get;
+use crate::support::client::{Client, Seen, follow};
+use crate::support::http::{get, metric};
 use crate::support::process::tailwater;
-use crate::support::system::{System, words};
+use crate::support::system::{Edge, System, words};
 use crate::support::{root, until};
 
 /// The names of the metrics in a text of Prometheus, without the endings of histograms.
@@ -126,6 +128,55 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
         value("tailwater_worker_output_bytes_total{kind=\"demo\"}"),
         bytes
     );
+    system.end().await;
+}
+
+/// A client that has read what is stored of a job.
+async fn live(edge: &Edge, job: &str) -> (Client, Seen) {
+    let (mut client, mut seen) = edge.watch(job).await;
+    while seen.live == 0 {
+        seen.step(&mut client).await;
+    }
+    (client, seen)
+}
+
+#[tokio::test]
+async fn the_delay_of_one_event_in_16_is_measured_for_each_client_that_is_live() {
+    // With one shard, each event of the job is the next message of the stream.
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let edge = system.edge().await;
+    let submission = Submission::new("demo".parse().unwrap(), Value::Null);
+    let job = system.submit_with("j1", submission).await;
+    let mut writer = system.writer(&job, 1).await;
+    let value = async |name: &str| {
+        let name = format!("tailwater_edge_{name}");
+        metric(&edge.addr, "", &name).await
+    };
+    let begun = Instant::now();
+    let mut clients = vec![live(&edge, "j1").await];
+    for (events, measured) in [(64, 4.0), (16, 6.0)] {
+        for _ in 0..events {
+            let text = "x".into();
+            let channel = Channel::Output;
+            writer.append(Body::Chunk { text, channel }).await.unwrap();
+            for (client, seen) in &mut clients {
+                while seen.last < writer.seq().0 {
+                    seen.step(client).await;
+                }
+            }
+        }
+        // The edge counts an event once it is written, which its client may see first.
+        until("the events to be counted", async || {
+            value("delivery_delay_seconds_count").await == measured
+        })
+        .await;
+        // What this one reads was stored before it was live.
+        clients.push(live(&edge, "j1").await);
+        assert_eq!(value("delivery_delay_seconds_count").await, measured);
+    }
+    assert_eq!(value("live_delay_seconds_count").await, 5.0);
+    let longest = begun.elapsed().as_secs_f64();
+    assert!(value("delivery_delay_seconds_sum").await < 6.0 * longest);
     system.end().await;
 }
 

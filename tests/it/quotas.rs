@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tailwater::edge::{EdgeSettings, Gate, SubjectLimits};
 
 use crate::support::broker::Broker;
-use crate::support::http::{exchange, get};
+use crate::support::http::{exchange, get, metric};
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, words};
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, token};
@@ -46,10 +46,9 @@ fn assert_limited(head: &str, policy: &str, limit: &str) {
 /// How often clients reached a limit, as the edge reports it. All edges of this process count
 /// together.
 async fn reached(edge: &Edge, limit: &str) -> f64 {
-    let (_, text) = get(&edge.addr, "/metrics", &bearer(&everything("observer"))).await;
-    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+    let own = bearer(&everything("observer"));
+    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}}");
+    metric(&edge.addr, &own, &name).await
 }
 
 #[tokio::test]
@@ -101,6 +100,34 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
         Box::pin(client.unwrap().ask(&watch)).await == "ok"
     })
     .await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_holder_of_a_token_for_one_job_leaves_streams_to_the_rest_of_its_subject() {
+    let system = System::on(Broker::shared_one()).await;
+    let limits = SubjectLimits {
+        connections: 4,
+        ..SubjectLimits::default()
+    };
+    let edge = edge(&system, limits).await;
+    let for_job = bearer(&token("app", &json!({"watch": ["later"]}), 600));
+    let own = bearer(&everything("app"));
+    let path = "/api/jobs/later/events";
+    let mut open = Vec::new();
+    for (header, expected) in [
+        (&for_job, 200),
+        (&for_job, 200),
+        (&for_job, 200),
+        (&for_job, 429),
+        (&own, 200),
+        (&own, 429),
+    ] {
+        let stream = Sse::open(&edge.addr, path, header).await;
+        assert_eq!(stream.status, expected, "{}", open.len());
+        open.push(stream);
+    }
+    drop(open);
     system.end().await;
 }
 

@@ -8,12 +8,14 @@ use tempfile::TempDir;
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get};
-use crate::support::http_server::{Exchange, Server};
+use crate::support::http_server::{Exchange, Request, Server};
 use crate::support::process::{Process, run_with};
+use crate::support::sse::Sse;
+use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer};
 use crate::support::{PATIENCE, until};
 
 /// What nothing may print: keys, passwords, what jobs get, and what they produce.
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 13] = [
     "nats-p4ssword",
     "openai-k3y",
     "bWFkZS11cC1ieXRlcy1mb3ItdGhlLWhvb2stc2VjcmV0",
@@ -24,14 +26,21 @@ const SECRETS: [&str; 10] = [
     "other-v4riable",
     "st4tic-token-of-a-client",
     "signing-s3cret-of-thirty-two-bytes",
+    "endpoint-k3y-in-a-header",
+    "endpoint-k3y-in-an-url",
+    "bWFkZS11cC1ieXRlcy1mb3ItdGhlLWVuZHBvaW50LXNlY3JldA==",
 ];
 /// Those that only the owners of a job may see.
 const OF_JOBS: [&str; 2] = ["1nput-text", "chunk-t3xt"];
 
 /// The environment of every process of this test.
-fn environment(url: &str) -> Vec<(&'static str, String)> {
+fn environment(url: &str, endpoint: &str) -> Vec<(&'static str, String)> {
+    let endpoint = format!("http://{endpoint}/run?key={}", SECRETS[11]);
     vec![
         ("TAILWATER_NATS", url.to_owned()),
+        ("TAILWATER_URL", endpoint),
+        ("TAILWATER_HEADER", format!("X-Api-Key: {}", SECRETS[10])),
+        ("TAILWATER_SIGNING_SECRET", format!("whsec_{}", SECRETS[12])),
         ("OPENAI_API_KEY", "openai-k3y".to_owned()),
         ("TAILWATER_WEBHOOK_SECRET", format!("whsec_{}", SECRETS[2])),
         ("OTHER", "other-v4riable".to_owned()),
@@ -93,8 +102,26 @@ async fn model() -> Server {
     .await
 }
 
-/// Starts an edge that checks tokens, and a worker of each kind. Returns the edge's address.
-async fn start(talkative: &mut Talkative, receiver: &str, model: &str) -> String {
+/// An endpoint that returns the same answer to every job, and requires its secrets.
+async fn endpoint() -> Server {
+    Server::start(async |mut exchange: Exchange| {
+        let Request { line, headers, .. } = &exchange.request;
+        let is_known = line.contains(SECRETS[11])
+            && headers.get("x-api-key").map(String::as_str) == Some(SECRETS[10])
+            && headers.contains_key("webhook-signature");
+        let (status, text) = match is_known {
+            true => ("200 OK", "chunk-t3xt"),
+            false => ("401 Unauthorized", "who are you?"),
+        };
+        let plain = "Content-Type: text/plain\r\n";
+        exchange.answer(status, plain, text).await;
+    })
+    .await
+}
+
+/// Starts an edge that checks tokens, and a worker of each kind. Returns the addresses of the edge,
+/// and of a worker's metrics.
+async fn start(talkative: &mut Talkative, receiver: &str, model: &str) -> [String; 2] {
     let hosts = format!("--callback-hosts {receiver}");
     let write = |name: &str, text: String| {
         let path = talkative.dir.path().join(name);
@@ -117,7 +144,37 @@ async fn start(talkative: &mut Talkative, receiver: &str, model: &str) -> String
         "worker --kind exec --max-attempts 1 exec -- sh -c {}",
         program.replace(' ', "\u{a0}")
     ));
-    addr
+    let asking = talkative.start("worker --kind ask --metrics 127.0.0.1:0 http");
+    let metrics = asking.says("metrics http://").await;
+    [addr, metrics.trim_end_matches("/metrics").to_owned()]
+}
+
+/// Sends the token in every way that there is, and a wrong one. Returns a ticket that was used.
+async fn send_tokens(addr: &str) -> String {
+    let own = SECRETS[8];
+    for sends in [Sends::Header, Sends::Subprotocol, Sends::Frame] {
+        let mut client = TokenClient::connect(addr, sends, own).await.unwrap();
+        let wrong = json!({"op": "auth", "token": "openai-k3y"});
+        client.send(&wrong).await;
+        let refused = client.frame().await.unwrap();
+        assert_eq!(refused["code"], "unauthorized", "{refused}");
+        assert_silent("a frame", &refused.to_string(), &SECRETS);
+    }
+    for sends in [Sends::Header, Sends::Frame] {
+        assert!(TokenSocket::join(addr, sends, own).await.is_ok());
+        let refused = TokenSocket::join(addr, sends, "openai-k3y").await;
+        assert_eq!(refused.err().as_deref(), Some("unauthorized"));
+    }
+    let headers = format!("{}Content-Type: application/json\r\n", bearer(own));
+    let (_, issued) = exchange(addr, "POST", "/api/tickets", &headers, br#"{"job":"chat"}"#).await;
+    let issued: Value = serde_json::from_str(&issued).unwrap();
+    let ticket = issued["ticket"].as_str().unwrap();
+    let events = "/api/jobs/chat/events";
+    let path = format!("{events}?ticket={ticket}");
+    assert_eq!(Sse::open(addr, &path, "").await.status, 200);
+    let cookie = format!("Cookie: tailwater_token={own}\r\n");
+    assert_eq!(Sse::open(addr, events, &cookie).await.status, 200);
+    ticket.to_owned()
 }
 
 /// Asks the edge for everything, with a valid token and with others. Returns the token that it
@@ -164,7 +221,8 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
         .replace("nats://", "nats://worker:nats-p4ssword@");
     let receiver = model().await;
     let model = model().await;
-    let env = environment(&url);
+    let endpoint = endpoint().await;
+    let env = environment(&url, &endpoint.addr);
     let mut talkative = Talkative {
         dir: TempDir::new().unwrap(),
         env: env.clone(),
@@ -177,9 +235,9 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
     // Without the level: these commands log to the same place as they print.
     let run = async |line: &str| run_with(line.split(' '), &env).await;
     run("setup --max-bytes 1048576").await.prints();
-    let addr = start(&mut talkative, &receiver.addr, &model.addr).await;
+    let [addr, worker] = start(&mut talkative, &receiver.addr, &model.addr).await;
     let callback = format!("http://{}/hook?token=callback-t0ken", receiver.addr);
-    for (kind, code) in [("chat", 0), ("exec", 1)] {
+    for (kind, code) in [("chat", 0), ("exec", 1), ("ask", 0)] {
         let submit = format!(
             r#"submit --kind {kind} --id {kind} --input "1nput-text" --callback {callback}"#
         );
@@ -191,13 +249,15 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
         assert_silent("tail", &ran.out, &SECRETS[..4]);
         assert_silent("tail", &ran.out, &SECRETS[7..]);
     }
-    until("the callbacks", async || receiver.requests().len() >= 2).await;
+    until("the callbacks", async || receiver.requests().len() >= 3).await;
     for line in ["edge", "worker", "up", "setup", "submit", "tail", "jobs"] {
         let help = run(&format!("{line} --help")).await.prints();
         assert_silent("the help", &help, &SECRETS);
     }
     assert_silent("the list", &run("jobs").await.prints(), &SECRETS);
-    let watch_token = ask(&addr).await;
+    let of_worker = get(&worker, "/metrics", "").await.1;
+    assert_silent("the metrics of a worker", &of_worker, &SECRETS);
+    let issued = [ask(&addr).await, Box::pin(send_tokens(&addr)).await];
     for process in &talkative.processes {
         let pid = process.guard();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -218,7 +278,7 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
         let mut secrets = SECRETS.to_vec();
         // The operator's own program writes its errors to the log.
         secrets.retain(|secret| *secret != "stderr-h1nt");
-        secrets.push(&watch_token);
+        secrets.extend(issued.iter().map(String::as_str));
         assert_silent("a log", &text, &secrets);
     }
     assert!(lines > 200, "only {lines} lines were logged");

@@ -2,12 +2,14 @@ use serde_json::{Value, json};
 use tailwater::nats::{EventWriter, Log, Nats, Role};
 use tailwater::runtime;
 use tailwater::wire::{Body, Channel, JobId, Kind};
+use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::http::metric;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::System;
-use crate::support::{eventually, within};
+use crate::support::{eventually, until, within};
 
 on_one_and_three!(a_wrong_segment_is_never_delivered,);
 
@@ -103,6 +105,43 @@ async fn a_late_watcher_reads_segments_instead_of_the_log() {
     request(&system, &purge, json!({})).await;
     let seen = seen(&system, "late").await;
     assert_eq!(seen.missing, [(130, 130)]);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn replayed_events_are_counted_by_where_they_were_read() {
+    let system = system(Broker::shared_one()).await;
+    let job: JobId = "late".parse().unwrap();
+    write(&system, &job, 300, 1).await;
+    until_segments(&system, 5).await;
+    for (source, other) in [("segments", "pages"), ("pages", "segments")] {
+        let edge = system.edge().await;
+        let begun = Instant::now();
+        let seen = follow(&edge.addr, "late").await;
+        seen.assert_text(text(300));
+        let value = async |name: &str, source: &str| {
+            let name = format!("tailwater_edge_replay_{name}{{source=\"{source}\"}}");
+            metric(&edge.addr, "", &name).await
+        };
+        // They are counted when the replay is over. The last event may be known without one.
+        until("the replay to be counted", async || {
+            value("events_total", source).await >= 299.0
+        })
+        .await;
+        assert!(value("events_total", source).await <= 300.0);
+        assert!(value("seconds_count", source).await >= 1.0);
+        let took = value("seconds_sum", source).await;
+        assert!(
+            (0.0..begun.elapsed().as_secs_f64()).contains(&took),
+            "{took}"
+        );
+        for unused in [other, "scan"] {
+            assert_eq!(value("events_total", unused).await, 0.0, "{unused}");
+        }
+        // The next edge has only the log.
+        let purge = format!("STREAM.PURGE.{}", system.names().segments_stream(0));
+        request(&system, &purge, json!({})).await;
+    }
     system.end().await;
 }
 

@@ -10,7 +10,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
-use tailwater::edge::{EdgeSettings, Tls};
+use tailwater::edge::{EdgeSettings, Gate, SubjectLimits, Tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -24,6 +24,7 @@ use crate::support::socketio::Raw;
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System, words};
 use crate::support::tls::{Authority, Tunnel, replace};
+use crate::support::tokens::{keys, token};
 use crate::support::{assert_within, eventually, until, within};
 
 /// An edge with TLS.
@@ -35,6 +36,11 @@ struct Secured {
 
 impl Secured {
     async fn start() -> Self {
+        Self::start_with(Gate::open()).await
+    }
+
+    /// The same with this check of tokens.
+    async fn start_with(gate: Gate) -> Self {
         let system = System::on(Broker::shared_one()).await;
         system.wordy().await;
         let authority = Authority::new();
@@ -42,6 +48,7 @@ impl Secured {
         let tls = Tls::load(authority.file("edge.pem"), authority.file("edge.key")).unwrap();
         let settings = EdgeSettings {
             tls: Some(tls),
+            gate,
             drain: Duration::ZERO,
             ..EdgeSettings::default()
         };
@@ -68,6 +75,7 @@ impl Secured {
         Http2 {
             requests,
             addr: self.edge.addr.clone(),
+            authorization: String::new(),
         }
     }
 
@@ -82,6 +90,7 @@ impl Secured {
 struct Http2 {
     requests: http2::SendRequest<String>,
     addr: String,
+    authorization: String,
 }
 
 impl Http2 {
@@ -95,6 +104,7 @@ impl Http2 {
             .method(method)
             .uri(format!("https://{}{path}", self.addr))
             .header("content-type", "application/json")
+            .header("authorization", &self.authorization)
             .body(body.to_owned())
             .unwrap();
         self.requests.clone().send_request(request).await
@@ -177,6 +187,42 @@ async fn forty_event_streams_share_one_http_2_connection() {
         seen.assert_whole();
     }));
     within("all streams", streams).await;
+    secured.system.end().await;
+}
+
+#[tokio::test]
+async fn each_event_stream_over_http_2_counts_for_its_subject() {
+    let limits = SubjectLimits {
+        connections: 2,
+        ..SubjectLimits::default()
+    };
+    let secured = Secured::start_with(Gate::checked(keys(), None, limits)).await;
+    let builder = http2::Builder::new(TokioExecutor::new());
+    let mut client = secured.http2(&builder).await;
+    let mut open = Vec::new();
+    for (sub, expected) in [("a", 200_u16), ("a", 200), ("a", 429), ("b", 200)] {
+        let own = token(sub, &json!({"watch": ["*"]}), 600);
+        client.authorization = format!("Bearer {own}");
+        let sent = client.send("GET", "/api/jobs/later/events", "");
+        let response = within("a response", sent).await.unwrap();
+        assert_eq!(response.status(), expected, "{sub}");
+        open.push(response);
+    }
+    let refused = open.remove(2);
+    assert_eq!(
+        refused.headers()["ratelimit-policy"],
+        r#""connections";q=2"#
+    );
+    // A stream that the client ends makes room, although its connection stays open.
+    drop(open.remove(0));
+    let own = token("a", &json!({"watch": ["*"]}), 600);
+    client.authorization = format!("Bearer {own}");
+    until("room for another stream", async || {
+        let sent = client.send("GET", "/api/jobs/later/events", "").await;
+        sent.unwrap().status() == 200
+    })
+    .await;
+    drop(open);
     secured.system.end().await;
 }
 

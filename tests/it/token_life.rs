@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -18,7 +19,9 @@ use crate::support::http::http;
 use crate::support::http_server::{Exchange, Server};
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System};
-use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token};
+use crate::support::tokens::{
+    SIGNING, Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token,
+};
 use crate::support::{assert_within, until};
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -215,6 +218,39 @@ async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
         let back = async || status(&edges[0], "/api/jobs/j1", &revoked).await == 200;
         until("the token to be valid again", back).await;
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn revoking_a_token_revokes_the_watch_tokens_that_were_requested_with_it() {
+    let system = System::on(Broker::shared_one()).await;
+    system.declare_demo().await;
+    let edge = system.edge_with_tokens().await;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let bucket = AuthBucket::open(&nats).await.unwrap();
+    let mut requested = Vec::new();
+    for sub in ["a", "b"] {
+        let own = token(sub, &json!({"submit": ["demo"]}), 600);
+        let (_, answer) = submit_with(&edge, &own, "", &json!({"kind": "demo"})).await;
+        let path = format!("/api/jobs/{}", answer["id"].as_str().unwrap());
+        let for_job = answer["watch_token"].as_str().unwrap().to_owned();
+        assert_eq!(status(&edge, &path, &for_job).await, 200);
+        requested.push((path, for_job));
+    }
+    let (path, revoked) = &requested[0];
+    let (other_path, kept) = &requested[1];
+    let mut client = TokenClient::connect(&edge.addr, Sends::Header, revoked)
+        .await
+        .unwrap();
+    let stream = format!("{path}/events");
+    let mut stream = Sse::open(&edge.addr, &stream, &bearer(revoked)).await;
+    assert_eq!(stream.status, 200);
+    let revocation = Revocation::Jti("jti-a".into());
+    bucket.revoke(&revocation, now_s()).await.unwrap();
+    assert_eq!(client.closed().await, "4401 token_revoked");
+    while stream.event().await != Item::End {}
+    assert_eq!(status(&edge, path, revoked).await, 401);
+    assert_eq!(status(&edge, other_path, kept).await, 200);
     system.end().await;
 }
 
@@ -524,12 +560,86 @@ impl Issuer {
     }
 }
 
-/// An edge that reads its keys from this server.
-async fn edge_with_keys_of(system: &System, server: &Server) -> Edge {
+/// A token with this header and these claims, signed with a secret.
+fn hmac_token(header: &Value, claims: &Value, secret: &[u8]) -> String {
+    let part = |value: &Value| BASE64.encode(value.to_string());
+    let message = format!("{}.{}", part(header), part(claims));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let tag = BASE64.encode(hmac::sign(&key, message.as_bytes()));
+    format!("{message}.{tag}")
+}
+
+#[tokio::test]
+async fn forged_tokens_get_in_nowhere() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let issuer = Issuer::with_keys(1);
+    let set = issuer.key_set(1);
+    let server = Server::start(move |mut exchange: Exchange| {
+        let set = set.clone();
+        async move { exchange.answer("200 OK", JSON, &set).await }
+    })
+    .await;
+    let edge = edge_with_keys_of(&system, keys(), &server).await;
+    let end = now_s() + 600;
+    let claims = json!({"sub": "a", "exp": end, "tailwater": {"admin": true}});
+    let hs256 = json!({"alg": "HS256"});
+    for valid in [issuer.token(0), hmac_token(&hs256, &claims, SIGNING)] {
+        assert_eq!(status(&edge, "/api/jobs/j1", &valid).await, 200, "{valid}");
+    }
+    let with = |field: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[field] = value;
+        hmac_token(&hs256, &claims, SIGNING)
+    };
+    let header = |field: &str, value: &str| json!({"alg": "HS256", field: value});
+    let public: &[u8] = issuer.0[0].public_key().as_ref();
+    let unsigned = hmac_token(&json!({"alg": "none"}), &claims, b"");
+    let forged = [
+        format!("{}.", unsigned.rsplit_once('.').unwrap().0),
+        unsigned,
+        // The public key as a secret.
+        hmac_token(&header("kid", "0"), &claims, public),
+        hmac_token(
+            &header("kid", "0"),
+            &claims,
+            BASE64.encode(public).as_bytes(),
+        ),
+        // A key that the token names or brings.
+        hmac_token(&header("kid", "../../../../dev/null"), &claims, b""),
+        hmac_token(&header("kid", "0' UNION SELECT 'x"), &claims, b"x"),
+        hmac_token(
+            &header("jku", &format!("http://{}/own", server.addr)),
+            &claims,
+            b"x",
+        ),
+        hmac_token(&json!({"alg": "HS384"}), &claims, SIGNING),
+        with("nbf", json!(end)),
+        with("exp", Value::Null),
+        with("sub", json!("")),
+        with("tailwater", json!({"everything": true})),
+    ];
+    for token in forged {
+        assert_eq!(status(&edge, "/api/jobs/j1", &token).await, 401, "{token}");
+        for sends in [Sends::Header, Sends::Subprotocol, Sends::Frame] {
+            let refused = TokenClient::connect(&edge.addr, sends, &token).await.err();
+            let code = refused.unwrap_or_else(|| panic!("{sends:?} {token}"));
+            assert!(code.ends_with("unauthorized"), "{code}: {sends:?} {token}");
+        }
+        let refused = TokenSocket::join(&edge.addr, Sends::Frame, &token).await;
+        assert_eq!(refused.err().as_deref(), Some("unauthorized"), "{token}");
+    }
+    // The edge has read no key but those of its issuer.
+    assert_eq!(server.requests().len(), 1);
+    system.end().await;
+}
+
+/// An edge that reads an issuer's keys from this server, besides its own.
+async fn edge_with_keys_of(system: &System, own: TokenKeys, server: &Server) -> Edge {
     let source = KeySource::Url(format!("http://{}/keys", server.addr));
     system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(TokenKeys::default(), Some(source), SubjectLimits::default()),
+            gate: Gate::checked(own, Some(source), SubjectLimits::default()),
             ..EdgeSettings::default()
         })
         .await
@@ -547,7 +657,7 @@ async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
         async move { exchange.answer("200 OK", JSON, &set).await }
     })
     .await;
-    let edge = edge_with_keys_of(&system, &server).await;
+    let edge = edge_with_keys_of(&system, TokenKeys::default(), &server).await;
     assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(0)).await, 200);
     assert_eq!(server.requests().len(), 1);
     assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(1)).await, 200);
@@ -578,7 +688,7 @@ async fn the_key_set_is_read_for_all_even_if_the_first_client_disconnects() {
         }
     })
     .await;
-    let edge = edge_with_keys_of(&system, &server).await;
+    let edge = edge_with_keys_of(&system, TokenKeys::default(), &server).await;
     let token = issuer.token(1);
     tokio::select! {
         found = status(&edge, "/api/jobs/j1", &token) => panic!("answered with {found}"),

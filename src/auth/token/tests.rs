@@ -146,6 +146,7 @@ fn a_signed_token_has_the_claims_that_it_was_given() {
         iat: NOW_S,
         exp: NOW_S + 60,
         jti: "t1".into(),
+        pjti: Some("t0".into()),
         iss: None,
         aud: None,
         tailwater: Grants::one_job(&job, true),
@@ -155,6 +156,7 @@ fn a_signed_token_has_the_claims_that_it_was_given() {
     let expected = Subject {
         name: "a".into(),
         token_id: Some("t1".into()),
+        parent_id: Some("t0".into()),
         issued_at: Some(NOW_S),
         expires_at_ms: Some((NOW_S + 60) * 1000),
         grants: Grants::one_job(&job, true),
@@ -293,6 +295,7 @@ fn a_signing_secret_has_at_least_32_bytes_and_is_not_shown() {
         iat: NOW_S,
         exp: NOW_S + 1,
         jti: "1".into(),
+        pjti: None,
         iss: None,
         aud: None,
         tailwater: Grants::default(),

@@ -142,6 +142,15 @@ pub async fn stats(addr: &str, path: &str) -> Value {
     serde_json::from_str(&get(addr, path, "").await.1).unwrap()
 }
 
+/// The value of a metric that an edge or a worker serves. `name` includes the labels.
+pub async fn metric(addr: &str, headers: &str, name: &str) -> f64 {
+    let (_, text) = get(addr, "/metrics", headers).await;
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    value.parse().unwrap()
+}
+
 /// Requires that an answer is a problem with this status and code.
 #[track_caller]
 pub fn assert_problem(status: u16, problem: &Value, expected: u16, code: &str) {

@@ -31,6 +31,7 @@ pub fn signed(secret: &[u8], sub: &str, grants: &Value, seconds: i64) -> String 
         iat: now.min(exp),
         exp,
         jti: format!("jti-{sub}"),
+        pjti: None,
         iss: None,
         aud: None,
         tailwater: serde_json::from_value::<Grants>(grants.clone()).unwrap(),
