@@ -102,7 +102,7 @@ done
 
 # Sets `edge` once `up` has printed its address; succeeds as well once it has ended.
 is_ready_or_ended() {
-  edge=$(sed -n 's/^ready //p' up.out)
+  edge=$(sed -n 's/^ready //p' up.out 2>/dev/null)
   [[ -n $edge ]] || group_has_ended "$up"
 }
 # runs_a_job NAME STARTED COMMAND...: starts `COMMAND up` and follows a job.
