@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::auth::{KeySet, Operation, SigningSecret, TokenKeys, decide};
@@ -68,7 +69,9 @@ pub fn stored(data: &[u8]) {
     let cursor = event.cursor();
     assert!(cursor.is_of(&job));
     assert_eq!(cursor.to_string().parse::<Cursor>().ok(), Some(cursor));
-    assert!(serde_json::from_slice::<Value>(event.json()).is_ok());
+    // A number may be too large for any type, as in what another publisher stored: it is JSON all the same.
+    assert!(serde_json::from_slice::<IgnoredAny>(event.json()).is_ok());
+    assert!(std::str::from_utf8(event.json()).is_ok());
     assert!(!event.msgpack().is_empty());
     if event.event().is_ok() {
         let decoded = Event::decode(data).expect("it was decoded before");
