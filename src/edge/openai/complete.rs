@@ -199,9 +199,8 @@ impl Translation for ChunkBlocks {
     }
 
     fn missing(&mut self, _: Seq, to: Seq, out: &mut Vec<u8>) {
-        if to > self.0.after() {
-            self.close(out);
-        }
+        let chunks = self.0.missing(to);
+        self.put(&chunks, None, out);
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
