@@ -83,6 +83,10 @@ impl<T> Metered<T> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.meter.count_sent(*bytes);
             self.read_ahead = self.read_ahead.saturating_sub(*bytes);
+            if self.write_timer.is_some() {
+                // The client has read since a flush began to wait, so the next one waits anew.
+                self.flush_timer = None;
+            }
         }
         let limited = limited(written, &mut self.write_timer, &self.meter, cx);
         if self.write_timer.is_none()
@@ -230,8 +234,10 @@ mod tests {
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
     }
 
-    /// Accepts bytes, as TLS does, for a client that reads nothing.
-    struct Unread;
+    /// Accepts bytes, as TLS does until its buffer is full, for a client that reads nothing.
+    struct Unread {
+        is_full: bool,
+    }
 
     impl AsyncWrite for Unread {
         fn poll_write(
@@ -239,6 +245,9 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
+            if self.is_full {
+                return Poll::Pending;
+            }
             Poll::Ready(Ok(bytes.len()))
         }
 
@@ -254,7 +263,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flush_or_a_shutdown_waits_no_longer_than_a_write() {
         for is_last in [false, true] {
-            let mut edge = Metered::new(Unread, PEER, &bodies(), Arc::default());
+            let unread = Unread { is_full: false };
+            let mut edge = Metered::new(unread, PEER, &bodies(), Arc::default());
             edge.write_all(&[0]).await.unwrap();
             let begun = Instant::now();
             let waiting = async {
@@ -271,6 +281,24 @@ mod tests {
                 (io::ErrorKind::TimedOut, WRITE_WAIT)
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_waits_anew_once_the_client_has_read() {
+        let unread = Unread { is_full: true };
+        let mut edge = Metered::new(unread, PEER, &bodies(), Arc::default());
+        assert!(edge.flush().now_or_never().is_none());
+        assert!(edge.write(&[0]).now_or_never().is_none());
+        sleep(WRITE_WAIT * 3 / 4).await;
+        edge.io.is_full = false;
+        edge.write_all(&[0]).await.unwrap();
+        let begun = Instant::now();
+        let ended = timeout(WRITE_WAIT * 2, edge.flush()).await;
+        let error = ended.expect("it is limited").unwrap_err();
+        assert_eq!(
+            (error.kind(), begun.elapsed()),
+            (io::ErrorKind::TimedOut, WRITE_WAIT)
+        );
     }
 
     #[tokio::test(start_paused = true)]

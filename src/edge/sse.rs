@@ -178,8 +178,8 @@ pub(super) async fn events(
 /// How event streams are cached. A proxy that compresses would hold back small events.
 const NOT_CACHED: &str = "no-cache, no-transform";
 
-/// A response that streams a session's events in another protocol. It ends before the job only with
-/// a broken connection.
+/// A response that streams a session's events in another protocol. It ends cleanly after the job's
+/// final event or after an error that the translation wrote; otherwise the connection breaks.
 pub(super) fn translated(
     app: &Arc<App>,
     session: Session<Reader>,

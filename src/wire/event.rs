@@ -125,7 +125,7 @@ events! {
     }
     /// A cancellation was requested; the worker that owns the job ends it.
     "job:cancel-requested:v1" CancelRequested {
-        /// The person that requested it, for people.
+        /// The subject of the token with which it was requested, if tokens are checked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
     }

@@ -33,14 +33,14 @@ impl MessageParts {
         }
     }
 
-    /// The parts of the next event. Of an event with invalid fields, only the type counts.
+    /// The parts of the next event. One with invalid fields is missing, or the end if its type is.
     pub(super) fn apply(&mut self, stored: &Stored) -> Vec<Value> {
         let mut parts = Vec::new();
         self.start(&mut parts);
         match stored.event() {
             Ok(event) => self.apply_event(event, &mut parts),
             Err(_) if stored.event_type.is_end() => self.close_with(UNREADABLE, &mut parts),
-            Err(_) => {}
+            Err(_) => self.put_missing(stored.seq, stored.seq, &mut parts),
         }
         parts
     }
@@ -49,8 +49,7 @@ impl MessageParts {
     pub(super) fn missing(&mut self, from: Seq, to: Seq) -> Vec<Value> {
         let mut parts = Vec::new();
         self.start(&mut parts);
-        self.end_open(&mut parts);
-        parts.push(json!({"type": "data-missing", "data": {"from": from, "to": to}}));
+        self.put_missing(from, to, &mut parts);
         parts
     }
 
@@ -177,6 +176,11 @@ impl MessageParts {
         };
         parts.push(json!({"type": "finish", "finishReason": reason}));
         self.is_ended = true;
+    }
+
+    fn put_missing(&mut self, from: Seq, to: Seq, parts: &mut Vec<Value>) {
+        self.end_open(parts);
+        parts.push(json!({"type": "data-missing", "data": {"from": from, "to": to}}));
     }
 
     fn close_with(&mut self, error: &str, parts: &mut Vec<Value>) {
@@ -402,5 +406,27 @@ mod tests {
         );
         assert_eq!(message.close()[0]["type"], "error");
         assert!(message.close().is_empty());
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_decoded_is_missing_and_ends_the_text_before_it() {
+        let job: JobId = "j".parse().unwrap();
+        let mut message = MessageParts::new(job.clone());
+        let mut parts = Vec::new();
+        message.text(Channel::Output, "a", &mut parts);
+        let mut apply = |seq: u64, event_type: &str| {
+            let event = json!({"type": event_type, "job": "j", "seq": seq, "attempt": 1, "ts": 1});
+            let payload = event.to_string().into_bytes().into();
+            message.apply(&Stored::decode(&job, seq, payload).unwrap())
+        };
+        let found = apply(7, "model:chunk:v1");
+        let expected = [
+            json!({"type": "text-end", "id": "1"}),
+            json!({"type": "data-missing", "data": {"from": 7, "to": 7}}),
+        ];
+        assert!(found.ends_with(&expected), "{found:?}");
+        let found = apply(8, "job:failed:v1");
+        assert_eq!(found[0]["type"], "error");
+        assert_eq!(found.len(), 1);
     }
 }

@@ -121,6 +121,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             if id.len() > REF_MAX {
                 return Err(bad());
             }
+            if frame.get("type").is_some_and(|op| op == "abort") {
+                self.requests.abort(&id);
+                continue;
+            }
+            // An error with this id would end the request that has it.
+            if self.requests.has(&id) {
+                return Err(bad());
+            }
             if let Err(problem) = self.handle(&id, frame) {
                 let frame = problem_frame(&id, &problem);
                 self.socket.link().output.put(frame);
@@ -129,18 +137,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         Ok(())
     }
 
-    /// Handles a frame of the client about a request.
+    /// Begins the request of a client's frame.
     fn handle(&mut self, id: &str, mut frame: Map<String, Value>) -> Result<(), Problem> {
         let bad = |message: &str| Problem::new(Code::BadRequest, message);
         let op = frame
             .get("type")
             .and_then(Value::as_str)
             .unwrap_or_default();
-        if op == "abort" {
-            self.requests.abort(id);
-            return Ok(());
-        }
-        self.requests.admit(id)?;
+        self.requests.admit()?;
         let is_send = op == "send";
         if !is_send && op != "resume" {
             return Err(bad("`type` is not send, resume or abort."));

@@ -69,12 +69,13 @@ impl<S: EventSource> ChatRequests<S> {
         }
     }
 
-    /// Whether a request with this id may begin.
-    pub(super) fn admit(&self, id: &str) -> Result<(), Problem> {
-        if self.list.iter().any(|request| request.id == id) {
-            let message = "The request with this `requestId` is not over. Use another one.";
-            return Err(Problem::new(Code::BadRequest, message));
-        }
+    /// Whether the request with this id is not over.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.list.iter().any(|request| request.id == id)
+    }
+
+    /// Whether one more request may begin.
+    pub(super) fn admit(&self) -> Result<(), Problem> {
         if self.list.len() >= WATCHES_MAX {
             return Err(Code::TooManyRequests.into());
         }
@@ -309,18 +310,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_id_cannot_be_used_again_before_its_request_is_over() {
+    async fn a_request_id_is_in_use_until_its_request_is_over() {
         let mut requests = requests();
-        let code = |requests: &ChatRequests<MemoryLog>, id| {
-            let admitted = requests.admit(id);
-            admitted.map_err(|problem| problem.code())
-        };
-        assert_eq!(code(&requests, "none"), Err(Code::BadRequest));
-        assert_eq!(code(&requests, "new"), Ok(()));
+        assert!(requests.has("none"));
+        assert!(!requests.has("new"));
         let first = poll_fn(|cx| requests.poll_next(cx)).await;
         assert!(first.is_over);
-        assert_eq!(code(&requests, "none"), Ok(()));
-        assert_eq!(code(&requests, "waits"), Err(Code::BadRequest));
+        assert!(!requests.has("none"));
+        assert!(requests.has("waits"));
+        requests.abort("waits");
+        assert!(!requests.has("waits"));
+    }
+
+    #[test]
+    fn a_connection_has_a_limited_number_of_requests() {
+        let mut requests = requests();
+        for number in requests.list.len()..WATCHES_MAX {
+            assert!(requests.admit().is_ok());
+            requests.add(&number.to_string(), pending().boxed());
+        }
+        let refusal = requests.admit().map_err(|problem| problem.code());
+        assert_eq!(refusal, Err(Code::TooManyRequests));
     }
 
     #[tokio::test]

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::completion::{CompletionChunks, WholeCompletion};
-use super::error::{CompletionProblems, of_submitted};
+use super::error::{CompletionProblems, of_submitted, of_uncertain};
 use super::input::ModelRequest;
-use super::job::{submit, wait_and_fold};
+use super::job::{SubmittedJob, submit, wait_and_fold};
 use crate::auth::Operation;
 use crate::config::COMPLETION_WAIT;
 use crate::edge::accept::names_stream;
@@ -64,7 +64,10 @@ pub(in crate::edge) async fn complete(
     let request = ModelRequest::of_completion(foreign_body(&body)?)?;
     drop((body, reservation));
     let is_streamed = request.is_streamed;
-    let job = submit(&app, &access, from, &headers, "chatcmpl-", request).await?;
+    let job = match submit(&app, &access, from, &headers, "chatcmpl-", request).await? {
+        SubmittedJob::Queued(job) => job,
+        SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
+    };
     let answer = if is_streamed {
         stream_chunks(&app, access, from, &job).await
     } else {
@@ -196,9 +199,8 @@ impl Translation for ChunkBlocks {
     }
 
     fn missing(&mut self, _: Seq, to: Seq, out: &mut Vec<u8>) {
-        if to > self.0.after() {
-            self.close(out);
-        }
+        let chunks = self.0.missing(to);
+        self.put(&chunks, None, out);
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {

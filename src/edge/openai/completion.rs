@@ -57,6 +57,8 @@ pub(super) struct CompletionChunks {
     /// The tool calls that were sent, as JSON, and how many there are.
     calls: SentText,
     call_count: usize,
+    /// Whether the client may have read output that is not in `output`, `reasoning` and `calls`.
+    lacks_known: bool,
     is_ended: bool,
 }
 
@@ -72,6 +74,7 @@ impl CompletionChunks {
             reasoning: SentText::default(),
             calls: SentText::default(),
             call_count: 0,
+            lacks_known: false,
             is_ended: false,
         }
     }
@@ -95,13 +98,22 @@ impl CompletionChunks {
                 self.is_ended = true;
                 chunks = vec![OpenAiProblem::incomplete(&self.head.job).to_json()];
             }
-            Err(_) => {}
+            Err(_) => self.lacks_known = true,
         }
         if stored.seq <= self.after {
             // The client may have read a later attempt than the first one.
             chunks.clear();
         }
         chunks
+    }
+
+    /// The chunks when the events up to `to` have expired: an error, unless the client has read them.
+    pub(super) fn missing(&mut self, to: Seq) -> Vec<Value> {
+        if to > self.after {
+            return self.close();
+        }
+        self.lacks_known = true;
+        Vec::new()
     }
 
     /// The chunks when no more events can be read.
@@ -121,7 +133,7 @@ impl CompletionChunks {
             }
             Body::Started {
                 continues: false, ..
-            } => self.repeat(is_known),
+            } => self.repeat(is_known)?,
             Body::Chunk { text, channel } => {
                 let (sent, field) = match channel {
                     Channel::Output => (&mut self.output, "content"),
@@ -172,7 +184,13 @@ impl CompletionChunks {
 
     /// An attempt begins that does not continue. What the client has read up to `after` is of the
     /// last attempt before that, whatever earlier ones wrote.
-    fn repeat(&mut self, is_known: bool) {
+    ///
+    /// # Errors
+    /// It is not known what the client has read, so the attempt cannot be compared with it.
+    fn repeat(&mut self, is_known: bool) -> Result<(), OtherOutput> {
+        if self.lacks_known && !is_known {
+            return Err(OtherOutput);
+        }
         for sent in [&mut self.output, &mut self.reasoning, &mut self.calls] {
             if is_known {
                 *sent = SentText::default();
@@ -182,7 +200,9 @@ impl CompletionChunks {
         }
         if is_known {
             self.call_count = 0;
+            self.lacks_known = false;
         }
+        Ok(())
     }
 
     fn data(&mut self, data: Value, chunks: &mut Vec<Value>) -> Result<(), OtherOutput> {
@@ -223,11 +243,6 @@ impl CompletionChunks {
             chunk["usage"] = Value::Null;
         }
         chunk
-    }
-
-    /// The event that the client continues after.
-    pub(super) const fn after(&self) -> Seq {
-        self.after
     }
 
     /// Whether the completion is complete, or has failed.

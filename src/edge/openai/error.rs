@@ -162,13 +162,27 @@ pub(super) fn of_submitted(job: &JobId, answer: Result<Response, Problem>) -> Re
         Ok(response) => return response,
         Err(problem) => problem,
     };
+    let message = format!(
+        "The job {job} is submitted: read it instead of sending the request again. {}",
+        problem.message()
+    );
+    not_retried(job, &problem, message)
+}
+
+/// The response to a request that may have submitted this job. It must not be retried either: the
+/// edge would choose another id.
+pub(super) fn of_uncertain(job: &JobId) -> Response {
+    let message = format!(
+        "The job {job} may be submitted: look for it before you send the request again, which would start another job."
+    );
+    not_retried(job, &Code::Unavailable.into(), message)
+}
+
+fn not_retried(job: &JobId, problem: &Problem, message: String) -> Response {
     count_refusal(problem.code());
     let error = OpenAiProblem {
-        message: format!(
-            "The job {job} is submitted: read it instead of sending the request again. {}",
-            problem.message()
-        ),
-        ..OpenAiProblem::from(&problem)
+        message,
+        ..OpenAiProblem::from(problem)
     };
     let mut response = error.into_response();
     name_job(&mut response, job);
@@ -211,10 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_after_the_submission_names_the_job_and_is_not_retried() {
-        for code in [Code::Unavailable, Code::Restarting, Code::RateLimited] {
+    fn a_problem_after_a_submission_or_a_possible_one_names_the_job_and_is_not_retried() {
+        let submitted = |code: Code| (code, of_submitted(&job(), Err(code.into())));
+        for (code, response) in [
+            submitted(Code::Unavailable),
+            submitted(Code::Restarting),
+            submitted(Code::RateLimited),
+            (Code::Unavailable, of_uncertain(&job())),
+        ] {
             assert!(code.info().retry);
-            let response = of_submitted(&job(), Err(code.into()));
             assert_eq!(response.status().as_u16(), code.info().status);
             let headers = response.headers();
             assert_eq!(headers[SHOULD_RETRY], "false");

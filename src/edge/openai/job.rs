@@ -33,6 +33,15 @@ pub(super) fn held(value: &Value) -> usize {
     size_of::<Value>() + weight(value)
 }
 
+/// What is known about a job after its submission.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SubmittedJob {
+    /// It is submitted.
+    Queued(JobId),
+    /// It may be submitted, and the same request again would start another job.
+    Uncertain(JobId),
+}
+
 /// Submits a job, whose id begins with `prefix`, or depends on the request's idempotency key.
 pub(super) async fn submit(
     app: &App,
@@ -41,18 +50,18 @@ pub(super) async fn submit(
     headers: &HeaderMap,
     prefix: &str,
     request: ModelRequest,
-) -> Result<JobId, Problem> {
+) -> Result<SubmittedJob, Problem> {
     if app.clients.are_leaving() {
         // After the submission it would be too late: the request must not be sent again then.
         return Err(Code::Restarting.into());
     }
     let key = idempotency_key(headers)?;
-    let id = match key {
+    let new_id = match key {
         None => Some(job_id(&format!("{prefix}{}", nuid::next()))?),
         Some(_) => None,
     };
     let submission = Submission {
-        id,
+        id: new_id.clone(),
         ..Submission::new(kind(&request.model)?, request.input)
     };
     submission.check()?;
@@ -62,7 +71,22 @@ pub(super) async fn submit(
         key,
         watch_token: WatchTokenTerms::default(),
     };
-    Ok(app.submit(access, from, request).await?.id)
+    let accepted = app.submit(access, from, request).await;
+    outcome(new_id, accepted.map(|accepted| accepted.id))
+}
+
+/// What the result of a submission says about its job. A job with a new id cannot be found by sending
+/// the request again, which would get another id.
+fn outcome(
+    new_id: Option<JobId>,
+    submitted: Result<JobId, Problem>,
+) -> Result<SubmittedJob, Problem> {
+    match (submitted, new_id) {
+        (Err(problem), Some(id)) if problem.code() == Code::Unavailable => {
+            Ok(SubmittedJob::Uncertain(id))
+        }
+        (submitted, _) => submitted.map(SubmittedJob::Queued),
+    }
 }
 
 /// Waits until a job has ended, and folds its log.
@@ -81,4 +105,35 @@ pub(super) async fn wait_and_fold(
     let resize = |size| reserve(&mut reservation, size).map_err(Problem::from);
     app.fold(job, fold, resize).await?;
     Ok(reservation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_that_may_have_succeeded_can_be_repeated_only_with_a_key() {
+        let job: JobId = "resp_1".parse().unwrap();
+        let outcome_of = |new_id: Option<&JobId>, submitted: Result<&JobId, Code>| {
+            let submitted = submitted.cloned().map_err(Problem::from);
+            outcome(new_id.cloned(), submitted).map_err(|problem| problem.code())
+        };
+        let uncertain = SubmittedJob::Uncertain(job.clone());
+        assert_eq!(
+            outcome_of(Some(&job), Err(Code::Unavailable)),
+            Ok(uncertain)
+        );
+        assert_eq!(
+            outcome_of(None, Err(Code::Unavailable)),
+            Err(Code::Unavailable)
+        );
+        for new_id in [None, Some(&job)] {
+            let queued = SubmittedJob::Queued(job.clone());
+            assert_eq!(outcome_of(new_id, Ok(&job)), Ok(queued));
+            // Nothing was submitted.
+            for code in [Code::Overloaded, Code::RateLimited, Code::QueueFull] {
+                assert_eq!(outcome_of(new_id, Err(code)), Err(code));
+            }
+        }
+    }
 }

@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::{OpenAiProblems, of_submitted};
+use super::error::{OpenAiProblems, of_submitted, of_uncertain};
 use super::input::ModelRequest;
-use super::job::{reserve, submit, wait_and_fold};
+use super::job::{SubmittedJob, reserve, submit, wait_and_fold};
 use super::response::ResponseFold;
 use crate::auth::Operation;
 use crate::config::{CANCEL_ANSWER_WAIT, COMPLETION_WAIT};
@@ -68,7 +68,10 @@ pub(in crate::edge) async fn respond(
     drop((body, reservation));
     let is_streamed = request.is_streamed;
     let is_background = request.is_background;
-    let job = submit(&app, &access, from, &headers, "resp_", request).await?;
+    let job = match submit(&app, &access, from, &headers, "resp_", request).await? {
+        SubmittedJob::Queued(job) => job,
+        SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
+    };
     let answer = if is_streamed {
         stream_events(&app, access, from, job.clone(), None).await
     } else {

@@ -123,7 +123,8 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         self
     }
 
-    /// Writes until the job has ended, the edge stops, or the client disconnects.
+    /// Writes until the job has ended, the translation has written an error, the token becomes
+    /// invalid, the edge stops, or the client disconnects.
     /// Boxed, because futures hold what they own several times.
     pub(super) async fn run(mut self: Box<Self>) {
         if poll_fn(|cx| self.poll_turn(cx)).await.is_err() {
@@ -163,8 +164,8 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         }
     }
 
-    /// How a stream ends before its job. Clients of other protocols do not reconnect after a clean
-    /// end, so they see a broken connection.
+    /// How the edge ends a stream that is not over. Clients of other protocols do not reconnect after
+    /// a clean end, so they see a broken connection.
     fn interrupt(&self) -> Result<(), Broken> {
         if self.translator.is_some() {
             Err(Broken)

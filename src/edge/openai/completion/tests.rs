@@ -319,6 +319,43 @@ fn an_event_that_cannot_be_decoded_makes_a_completion_incomplete() {
 }
 
 #[test]
+fn an_attempt_is_not_compared_with_output_that_has_expired_or_cannot_be_decoded() {
+    let first = vec![queued(), started(false), output("Hello "), output("wor")];
+    let second = [started(false), output("Hello "), output("world"), done()];
+    let bodies = [first.clone(), second.to_vec()].concat();
+    // How a client that has read up to `after` loses the event 3: it has expired, or is damaged.
+    let resumed = |bodies: &[Body], after: u64, has_expired: bool| {
+        let mut chunks = CompletionChunks::new(job(), Seq(after));
+        let mut found = Vec::new();
+        for stored in damaged(bodies.to_vec(), 3, "model:chunk:v1") {
+            found.extend(match stored.seq {
+                Seq(..=3) if has_expired => chunks.missing(stored.seq),
+                _ => chunks.apply(&stored),
+            });
+        }
+        found
+    };
+    for has_expired in [true, false] {
+        let found = resumed(&bodies, 4, has_expired);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0]["error"]["code"], "attempt_superseded");
+        // The client has begun to read the second attempt, which is whole.
+        let found = resumed(&bodies, 6, has_expired);
+        assert_eq!(found[0]["choices"][0]["delta"]["content"], "world");
+        assert_eq!(found[1]["choices"][0]["finish_reason"], "stop");
+        // An attempt that continues is not compared.
+        let continuing = [started(true), output("ld"), done()];
+        let bodies = [first.clone(), continuing.to_vec()].concat();
+        let found = resumed(&bodies, 4, has_expired);
+        assert_eq!(found[0]["choices"][0]["delta"]["content"], "ld");
+        assert_eq!(found[1]["choices"][0]["finish_reason"], "stop");
+    }
+    let mut chunks = CompletionChunks::new(job(), Seq(4));
+    let error = chunks.missing(Seq(5)).remove(0);
+    assert_eq!(error["error"]["code"], "unreadable");
+}
+
+#[test]
 fn the_size_of_a_completion_counts_its_text_and_what_its_values_hold() {
     let zeros = Value::from(vec![0_u8; 10_000]);
     let in_memory = 10_000 * size_of::<Value>();
