@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::nats::{Claim, Nats, Role};
-use tailwater::wire::JobId;
+use tailwater::nats::{AppendError, Claim, Nats, Role};
+use tailwater::wire::{Body, Channel, JobId};
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
@@ -159,6 +159,39 @@ async fn an_abandoned_job_is_purged() {
     assert_eq!(stored(&system, &job).await, [0; 3]);
     assert!(Box::pin(is_unknown(&edge, "abandoned")).await);
     refused(&edge, request, "", 404, "job_not_found").await;
+    system.end().await;
+}
+
+/// The writer is that of a worker that was frozen before another one ended the job.
+#[tokio::test]
+async fn a_late_writer_adds_nothing_to_a_purged_job() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let text = |text: &str| Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    };
+    let job = system.submit("purged", words(3, 0, 1)).await;
+    let mut frozen = system.writer(&job, 1).await;
+    frozen.append(text("in time")).await.unwrap();
+    system.demo().await;
+    assert_eq!(system.ended(&job).await.attempt, 2);
+    system.leaves_queue(&job).await;
+    assert_eq!(delete(&edge, "purged").await, 204);
+    // Each time again: a refusal must not move the writer to the start of the empty log.
+    for _ in 0..2 {
+        let refused = within("an append", frozen.append(text("late"))).await;
+        assert!(
+            matches!(refused, Err(AppendError::Superseded)),
+            "{refused:?}"
+        );
+        let refused = within("a check", frozen.check()).await;
+        assert!(
+            matches!(refused, Err(AppendError::Superseded)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(stored(&system, &job).await, [0; 3]);
     system.end().await;
 }
 
