@@ -1,10 +1,13 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::nats::{AppendError, Claim, Nats, Role};
-use tailwater::wire::{Body, Channel, JobId};
+use tailwater::wire::{Body, Channel, JobId, Status};
+use tokio::sync::Notify;
 
+use crate::support::backends::TwoWords;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::http::{get_json, http, refused};
@@ -51,6 +54,13 @@ async fn remove(system: &System, stream: &str, subject: &str) {
     let filter = json!({"filter": subject}).to_string();
     let answer = ask(system, &format!("STREAM.PURGE.{stream}"), filter).await;
     assert!(answer["purged"].as_u64() > Some(0), "{answer}");
+}
+
+/// Makes the queue lose a job, as one that was emptied, or restored from a backup.
+async fn lose(system: &System, job: &JobId) {
+    let names = system.names();
+    let queued = names.queued_of_any_kind(job);
+    remove(system, &names.jobs_stream(), &queued).await;
 }
 
 async fn delete(edge: &Edge, job: &str) -> u16 {
@@ -151,14 +161,48 @@ async fn an_abandoned_job_is_purged() {
     let job = system.submit("abandoned", words(3, 0, 1)).await;
     let request = "DELETE /api/jobs/abandoned";
     refused(&edge, request, "", 409, "job_not_ended").await;
-    let names = system.names();
-    let queued = names.queued_of_any_kind(&job);
-    remove(&system, &names.jobs_stream(), &queued).await;
+    lose(&system, &job).await;
     assert_eq!(stored(&system, &job).await, [0, 1, 0]);
     assert_eq!(delete(&edge, "abandoned").await, 204);
     assert_eq!(stored(&system, &job).await, [0; 3]);
     assert!(Box::pin(is_unknown(&edge, "abandoned")).await);
     refused(&edge, request, "", 404, "job_not_found").await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_running_job_that_the_queue_lost_is_not_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let go = Arc::new(Notify::new());
+    system.worker(TwoWords(Arc::clone(&go)), |_| {}).await;
+    let job = system.submit("runs", json!(null)).await;
+    system.reaches("runs", 3).await;
+    lose(&system, &job).await;
+    refused(&edge, "DELETE /api/jobs/runs", "", 409, "job_not_ended").await;
+    go.notify_one();
+    let state = system.ended(&job).await;
+    let found = (state.status, state.attempt, state.output.as_str());
+    assert_eq!(found, (Status::Done, 1, "one two"));
+    assert_eq!(delete(&edge, "runs").await, 204);
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_queue_lost_is_purged_once_its_worker_is_dead() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let mut worker = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
+    let job = system.submit("lost", words(100_000, 20, 1)).await;
+    system.reaches("lost", 4).await;
+    lose(&system, &job).await;
+    refused(&edge, "DELETE /api/jobs/lost", "", 409, "job_not_ended").await;
+    worker.kill().await;
+    // The broker notices the death within moments.
+    until("a purge", async || delete(&edge, "lost").await == 204).await;
+    assert_eq!(stored(&system, &job).await, [0; 3]);
     system.end().await;
 }
 
