@@ -1,11 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
+use tailwater::config::PURGE_AGAIN;
 use tailwater::nats::{AppendError, Claim, Nats, Role};
 use tailwater::wire::{Body, Channel, JobId, Status};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::support::backends::TwoWords;
 use crate::support::broker::Broker;
@@ -15,7 +18,7 @@ use crate::support::link::{Flow, Link};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
-use crate::support::{until, within};
+use crate::support::{assert_within, until, within};
 
 on_one_and_three!(a_purged_job_is_gone_from_every_edge,);
 
@@ -148,6 +151,26 @@ async fn only_a_job_that_has_ended_is_purged() {
     assert_eq!((ran.code, ran.out.as_str()), (2, "runs\nwaits\n"));
     assert!(ran.err.contains("there is no job unknown"), "{}", ran.err);
     for job in [&runs, &waits] {
+        assert_eq!(stored(&system, job).await, [0; 3]);
+    }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_command_line_purges_many_jobs_at_a_time_in_its_order() {
+    let system = System::on(Broker::shared_one()).await;
+    let names: Vec<String> = (0..40).map(|n| format!("many-{n}")).collect();
+    let jobs = join_all(names.iter().map(async |name| {
+        let job = system.submit(name, json!(null)).await;
+        system.cancel_running(&job).await;
+        job
+    }));
+    let jobs = jobs.await;
+    let started = Instant::now();
+    let ran = system.run(&format!("purge {}", names.join(" "))).await;
+    assert_within(started, PURGE_AGAIN * 10);
+    assert_eq!(ran.prints().lines().collect::<Vec<_>>(), names);
+    for job in &jobs {
         assert_eq!(stored(&system, job).await, [0; 3]);
     }
     system.end().await;
