@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 
 use super::args::{FAILED, NatsArgs, block_on, no_job};
+use crate::config::PURGES;
 use crate::nats::{Log, PurgeOutcome, Queue, Role};
 use crate::wire::JobId;
 
@@ -26,8 +28,11 @@ impl PurgeCommand {
             let nats = self.nats.connect("purge", Role::Edge).await?;
             let queue = Queue::new(Log::open(&nats).await?);
             let mut code = ExitCode::SUCCESS;
-            for job in &self.jobs {
-                let refusal = match queue.purge(job).await? {
+            let purges = stream::iter(&self.jobs).map(|job| queue.purge(job));
+            // In the order of the arguments.
+            let mut outcomes = stream::iter(&self.jobs).zip(purges.buffered(PURGES));
+            while let Some((job, outcome)) = outcomes.next().await {
+                let refusal = match outcome? {
                     PurgeOutcome::Purged => {
                         println!("{job}");
                         continue;

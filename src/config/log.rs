@@ -90,6 +90,9 @@ pub const RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long after a purge the job's segments are removed again and the purge is signalled again:
 /// longer than a replica usually lags, and than a worker needs to store a segment.
 pub const PURGE_AGAIN: Duration = Duration::from_secs(1);
+/// How many jobs `tailwater purge` removes at a time: enough to hide that each takes
+/// [`PURGE_AGAIN`], too few to slow down other clients.
+pub const PURGES: usize = 32;
 /// How long a cancel keeps trying to append its event between those of a worker that writes
 /// constantly.
 pub const CANCEL_WAIT: Duration = Duration::from_secs(10);

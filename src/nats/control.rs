@@ -1,7 +1,7 @@
 //! A job's control subject: signals to look at its log, and questions whether its owner is alive.
 //! The worker acts on them; only the log is authoritative.
 
-use async_nats::{Client, Subject};
+use async_nats::{Client, Request, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,8 @@ pub struct Control {
 pub enum ControlSignal {
     /// Look at the log: another process may have written to it.
     Look,
-    /// A worker that received the job asks whether its owner is alive, before it takes the job
-    /// over.
+    /// A worker that received the job asks whether its owner is alive before it takes the job over,
+    /// or an edge before it purges the job.
     Question(Question),
 }
 
@@ -100,8 +100,19 @@ impl Queue {
     /// Asks the job's owner whether this attempt is alive. A worker that is dead, frozen,
     /// disconnected, or does not implement the question, does not answer.
     pub async fn is_owner_alive(&self, job: &JobId, attempt: u32) -> bool {
+        self.ask_owner(job, attempt, Request::new()).await
+    }
+
+    /// As [`Self::is_owner_alive`], for an edge.
+    pub(super) async fn is_running(&self, job: &JobId, attempt: u32) -> bool {
+        let answer_to = self.log.nats.names.alive(job);
+        self.ask_owner(job, attempt, Request::new().inbox(answer_to))
+            .await
+    }
+
+    async fn ask_owner(&self, job: &JobId, attempt: u32, question: Request) -> bool {
         let nats = &self.log.nats;
-        let request = nats.work.request(nats.names.control(job), Bytes::new());
+        let request = nats.work.send_request(nats.names.control(job), question);
         // Without a subscriber the broker reports that at once.
         let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, request).await else {
             return false;

@@ -142,7 +142,8 @@ impl Delivery {
         }
     }
 
-    /// Removes the job from the queue. Call it only once the job's final event is stored.
+    /// Removes the job from the queue. Call it only once the job's final event is stored, or the job
+    /// was purged.
     ///
     /// # Errors
     /// [`Unavailable`]: the queue delivers the job again, and the next claim finds that it has

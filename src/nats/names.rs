@@ -133,6 +133,12 @@ impl Names {
     pub fn control(&self, job: &JobId) -> String {
         format!("{}.control.{job}", self.prefix)
     }
+
+    /// Where the owner of a job answers an edge that asks whether it is alive. It may not publish to
+    /// the inboxes of edges.
+    pub(super) fn alive(&self, job: &JobId) -> String {
+        format!("{}.alive.{job}", self.prefix)
+    }
 }
 
 /// Where the broker reports that a stream has a new leader.

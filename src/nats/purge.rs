@@ -1,4 +1,4 @@
-//! Removes everything that is stored about a job that no worker will continue, and makes the edges
+//! Removes everything that is stored about a job that no worker continues, and makes the edges
 //! forget it.
 //!
 //! A purged job is like one that has expired, so readers need no new state. What edges hold in memory
@@ -47,19 +47,31 @@ pub struct PurgeSignals {
 }
 
 impl Queue {
-    /// Removes a job that has ended, or that was abandoned: its log has no final event, and the
-    /// queue does not hold it any more. Removes its message in the queue, its log and its segments,
-    /// and makes every edge forget it.
+    /// Removes a job that has ended, or that was abandoned: its log has no final event, the queue
+    /// does not hold it any more, and no worker runs it. Removes its message in the queue, its log
+    /// and its segments, and makes every edge forget it.
     ///
     /// # Errors
     /// [`Unavailable`]. Repeating it completes a purge that failed.
     pub async fn purge(&self, job: &JobId) -> Result<PurgeOutcome, Unavailable> {
         let names = &self.log.nats.names;
         let tip = self.log.proven_tip(job).await?;
-        let is_ended = matches!(&tip, Tip::At { last: Some(last), .. } if last.event_type.is_end());
         let has_log = !matches!(tip, Tip::At { fence: 0, .. });
+        let last = match &tip {
+            Tip::At { last, .. } => last.as_ref(),
+            Tip::Undecodable => None,
+        };
+        let is_ended = last.is_some_and(|last| last.event_type.is_end());
         // Asked after the log: a job that ends in between has left the queue because it ended.
         if !is_ended && self.queued_kind(job).await?.is_some() {
+            return Ok(PurgeOutcome::NotEnded);
+        }
+        // The queue may have lost a job that runs: it was emptied, or restored from a backup.
+        if !is_ended
+            && let Some(last) = last
+            && last.attempt > 0
+            && self.is_running(job, last.attempt).await
+        {
             return Ok(PurgeOutcome::NotEnded);
         }
         let mut removed = 0;

@@ -4,11 +4,9 @@ use async_nats::HeaderMap;
 
 use super::error::unavailable;
 use super::log::Log;
-use super::message::{GetMessage, ask_leader};
 use super::names;
 use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
-use super::quorum::StreamId;
 use super::writer::{AppendError, EventWriter};
 use crate::source::Unavailable;
 use crate::wire::{EventType, JobId, Kind, Submission};
@@ -131,33 +129,18 @@ impl Queue {
         if let Some(known) = self.known_to_log(job, submission).await? {
             return Ok(Some(known));
         }
-        let queued = self.queued(job).await?;
+        let queued = self.log.queued(job).await?;
         Ok(queued.map(|queued| same_or_other(queued == QueuedJob::new(job, submission))))
-    }
-
-    /// The job with this id that waits in the queue or runs.
-    async fn queued(&self, job: &JobId) -> Result<Option<QueuedJob<'static>>, Unavailable> {
-        self.log
-            .proven(StreamId::Queue, || self.queued_now(job))
-            .await
     }
 
     /// Whether a server that leads the queue, or believes that it does, has the job in it.
     pub(super) async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
-        Ok(self.queued_now(job).await?.is_some())
-    }
-
-    async fn queued_now(&self, job: &JobId) -> Result<Option<QueuedJob<'static>>, Unavailable> {
-        let nats = &self.log.nats;
-        let subject = nats.names.queued_of_any_kind(job);
-        let get = GetMessage::last_of(&subject);
-        let message = ask_leader(&nats.work, &nats.names.jobs_stream(), &get).await?;
-        Ok(message.and_then(|message| serde_json::from_slice(&message.payload).ok()))
+        Ok(self.log.queued_now(job).await?.is_some())
     }
 
     /// The submission of a job that waits in the queue or runs.
     pub(super) async fn submission(&self, job: &JobId) -> Result<Option<Submission>, Unavailable> {
-        Ok(self.queued(job).await?.map(QueuedJob::into_submission))
+        Ok(self.log.queued(job).await?.map(QueuedJob::into_submission))
     }
 
     /// The kind of a job that waits in the queue or runs.
@@ -165,7 +148,7 @@ impl Queue {
     /// # Errors
     /// [`Unavailable`].
     pub async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
-        Ok(self.queued(job).await?.map(QueuedJob::into_kind))
+        Ok(self.log.queued(job).await?.map(QueuedJob::into_kind))
     }
 }
 

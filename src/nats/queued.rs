@@ -1,10 +1,14 @@
-//! A job as it is stored in the queue. It does no I/O.
+//! A job as it is stored in the queue, and the look-up of one.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::log::Log;
+use super::message::{GetMessage, ask_leader};
+use super::quorum::StreamId;
+use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Limits, Submission, codec};
 
 /// A job as it is stored in the queue, as JSON. It borrows what is written, since copying a large
@@ -69,6 +73,28 @@ impl<'a> QueuedJob<'a> {
             },
             callback: self.callback.map(Cow::into_owned),
         }
+    }
+}
+
+impl Log {
+    /// The job with this id that waits in the queue or runs: the queue holds a job until it has
+    /// ended. From a leader with a quorum.
+    pub(super) async fn queued(
+        &self,
+        job: &JobId,
+    ) -> Result<Option<QueuedJob<'static>>, Unavailable> {
+        self.proven(StreamId::Queue, || self.queued_now(job)).await
+    }
+
+    /// As [`Self::queued`], from a server that leads the queue, or believes that it does.
+    pub(super) async fn queued_now(
+        &self,
+        job: &JobId,
+    ) -> Result<Option<QueuedJob<'static>>, Unavailable> {
+        let subject = self.nats.names.queued_of_any_kind(job);
+        let get = GetMessage::last_of(&subject);
+        let message = ask_leader(&self.nats.work, &self.nats.names.jobs_stream(), &get).await?;
+        Ok(message.and_then(|message| serde_json::from_slice(&message.payload).ok()))
     }
 }
 

@@ -38,8 +38,8 @@ pub struct EventWriter {
 /// Why an event was not appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Another worker owns the job, or it has ended. Stop at once and ack nothing.
-    #[error("the job has another owner or has ended")]
+    /// Another worker owns the job, or it has ended or was purged. Stop at once and ack nothing.
+    #[error("the job has another owner, has ended or was purged")]
     Superseded,
     /// The job was cancelled. The writer has moved past that event and may end the job.
     #[error("the job was cancelled")]
@@ -280,18 +280,22 @@ impl EventWriter {
     /// when no event was stored. The fence moves past undecodable messages.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
         let mut tip = self.log.tip(&self.job).await?;
-        if let Tip::At {
-            last: Some(last), ..
-        } = &tip
-            && last.stream_seq < self.stream_seq
+        if let Tip::At { last, .. } = &tip
+            && last.as_ref().map_or(0, |last| last.stream_seq) < self.stream_seq
         {
-            // Either the stream was restored, or the server no longer leads and lacks events of
-            // this writer. Its answer must not end the attempt.
+            // Either events were removed or the stream was restored, or the server no longer leads
+            // and lacks events of this writer. Its answer must not end the attempt.
             tip = self.log.proven_tip(&self.job).await?;
         }
         let Tip::At { last, fence } = tip else {
             return Err(AppendError::Superseded);
         };
+        // The log of a purged job is as empty as one whose events have all expired, but the queue
+        // holds a job that still runs.
+        let is_emptied = last.is_none() && self.stream_seq > 0;
+        if is_emptied && self.log.queued(&self.job).await?.is_none() {
+            return Err(AppendError::Superseded);
+        }
         let stored = match last {
             // No other process has written; events of this writer have expired.
             None => None,

@@ -13,10 +13,10 @@ use crate::wire::{Body, FailureCode, JobFailure, JobId};
 /// How a worker's attempt ended, which decides the reply to the queue.
 #[derive(Debug)]
 pub(super) enum AttemptOutcome {
-    /// The job's final event is stored: remove the job from the queue.
+    /// The job's final event is stored, or the job was purged: remove the job from the queue.
     Ended,
-    /// Another worker has the job: do not reply to the queue, which would apply the reply to that
-    /// worker's delivery.
+    /// Another worker has the job, or the job has ended or was purged: do not reply to the queue,
+    /// which would apply the reply to that worker's delivery.
     Lost,
     /// The log can store neither the job nor its final event: remove the job from the queue.
     Abandoned,

@@ -18,13 +18,13 @@ class Stream:
     """The messages of one job, as (data, headers). The server that answers knows the first `known` of them; None: all."""
 
     def __init__(self):
-        self.messages, self.known, self.refused = [], None, 0
+        self.messages, self.known, self.refused, self.removed, self.holds_job = [], None, 0, 0, True
 
     def at(self, index):
         if not 0 <= index < len(self.messages[: self.known]):
             raise NotFoundError
         data, headers = self.messages[index]
-        return SimpleNamespace(seq=index + 1, data=data, headers=headers, subject="log")
+        return SimpleNamespace(seq=self.removed + index + 1, data=data, headers=headers, subject="log")
 
     async def get_last_msg(self, stream, subject):
         return self.at(len(self.messages[: self.known]) - 1)
@@ -33,14 +33,22 @@ class Stream:
         return self.at(seq - 1)
 
     async def publish(self, subject, data, headers):
-        if self.known is not None or headers[FENCE] != str(len(self.messages)):
+        last = self.removed + len(self.messages) if self.messages else 0
+        if self.known is not None or headers[FENCE] != str(last):
             self.refused += 1
             raise BadRequestError()
         self.messages.append((data, headers))
-        return SimpleNamespace(seq=len(self.messages))
+        return SimpleNamespace(seq=self.removed + len(self.messages))
+
+    async def is_queued(self, job):
+        return self.holds_job
+
+    def remove_all(self):
+        self.removed, self.messages = self.removed + len(self.messages), []
 
     def log(self):
-        return JobLog(SimpleNamespace(js=self, of_job=lambda job: ("stream", "log"), event_max=lambda: 1 << 20), "j")
+        of_job, event_max = lambda job: ("stream", "log"), lambda: 1 << 20
+        return JobLog(SimpleNamespace(js=self, of_job=of_job, event_max=event_max, is_queued=self.is_queued), "j")
 
     def put(self, data, fence=None):
         self.messages.append((data, None if fence is None else {FENCE: str(fence)}))
@@ -131,12 +139,31 @@ async def a_log_that_stays_behind_was_restored():
     raise AssertionError("it went on")
 
 
+async def only_the_log_of_a_queued_job_continues_after_all_events_expired():
+    _log.OLD_LEADER_WAIT = 0.1
+    for holds_job in (True, False):
+        stream = Stream()
+        log = stream.log()
+        await write(log)
+        stream.remove_all()
+        stream.holds_job = holds_job
+        try:
+            await log.append("model:chunk:v1", text="b")
+        except Lost:
+            assert not holds_job
+            assert not stream.messages
+        else:
+            assert holds_job
+            assert (log.seq, log.stream_seq) == (4, 4)
+
+
 for test in (
     messages_that_are_not_events_do_not_stop_the_writer,
     a_claim_finds_the_last_event_before_such_messages,
     another_owner_is_noticed_behind_such_messages,
     a_leader_that_lacks_events_does_not_end_the_attempt,
     a_log_that_stays_behind_was_restored,
+    only_the_log_of_a_queued_job_continues_after_all_events_expired,
 ):
     asyncio.run(asyncio.wait_for(test(), 20))
     print(json.dumps(test.__name__), flush=True)

@@ -10,7 +10,7 @@ use tailwater::worker::WorkerSettings;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::support::backends::Flaky;
+use crate::support::backends::{Flaky, TwoWords};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::process::Process;
@@ -489,23 +489,11 @@ async fn a_superseded_silent_worker_does_not_block_the_job() {
     system.end().await;
 }
 
-/// Produces one word, then another one when it is notified.
-struct Words(Arc<Notify>);
-
-impl Backend for Words {
-    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
-        out.text("one ").await?;
-        self.0.notified().await;
-        out.text("two").await?;
-        Ok(Finish::default())
-    }
-}
-
 #[tokio::test]
 async fn a_job_continues_after_all_its_events_expired() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
     let go = Arc::new(Notify::new());
-    system.worker(Words(Arc::clone(&go)), |_| {}).await;
+    system.worker(TwoWords(Arc::clone(&go)), |_| {}).await;
     let job = system.submit("quiet", Value::Null).await;
     system.reaches("quiet", 3).await;
     // Removes the events as the stream's limits would.

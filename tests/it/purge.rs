@@ -1,10 +1,16 @@
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::nats::{Claim, Nats, Role};
-use tailwater::wire::JobId;
+use tailwater::config::PURGE_AGAIN;
+use tailwater::nats::{AppendError, Claim, Nats, Role};
+use tailwater::wire::{Body, Channel, JobId, Status};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use crate::support::backends::TwoWords;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::http::{get_json, http, refused};
@@ -12,7 +18,7 @@ use crate::support::link::{Flow, Link};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
-use crate::support::{until, within};
+use crate::support::{assert_within, until, within};
 
 on_one_and_three!(a_purged_job_is_gone_from_every_edge,);
 
@@ -51,6 +57,13 @@ async fn remove(system: &System, stream: &str, subject: &str) {
     let filter = json!({"filter": subject}).to_string();
     let answer = ask(system, &format!("STREAM.PURGE.{stream}"), filter).await;
     assert!(answer["purged"].as_u64() > Some(0), "{answer}");
+}
+
+/// Makes the queue lose a job, as one that was emptied, or restored from a backup.
+async fn lose(system: &System, job: &JobId) {
+    let names = system.names();
+    let queued = names.queued_of_any_kind(job);
+    remove(system, &names.jobs_stream(), &queued).await;
 }
 
 async fn delete(edge: &Edge, job: &str) -> u16 {
@@ -143,6 +156,26 @@ async fn only_a_job_that_has_ended_is_purged() {
     system.end().await;
 }
 
+#[tokio::test]
+async fn a_command_line_purges_many_jobs_at_a_time_in_its_order() {
+    let system = System::on(Broker::shared_one()).await;
+    let names: Vec<String> = (0..40).map(|n| format!("many-{n}")).collect();
+    let jobs = join_all(names.iter().map(async |name| {
+        let job = system.submit(name, json!(null)).await;
+        system.cancel_running(&job).await;
+        job
+    }));
+    let jobs = jobs.await;
+    let started = Instant::now();
+    let ran = system.run(&format!("purge {}", names.join(" "))).await;
+    assert_within(started, PURGE_AGAIN * 10);
+    assert_eq!(ran.prints().lines().collect::<Vec<_>>(), names);
+    for job in &jobs {
+        assert_eq!(stored(&system, job).await, [0; 3]);
+    }
+    system.end().await;
+}
+
 /// The queue has lost the job, so no worker will write its final event.
 #[tokio::test]
 async fn an_abandoned_job_is_purged() {
@@ -151,14 +184,81 @@ async fn an_abandoned_job_is_purged() {
     let job = system.submit("abandoned", words(3, 0, 1)).await;
     let request = "DELETE /api/jobs/abandoned";
     refused(&edge, request, "", 409, "job_not_ended").await;
-    let names = system.names();
-    let queued = names.queued_of_any_kind(&job);
-    remove(&system, &names.jobs_stream(), &queued).await;
+    lose(&system, &job).await;
     assert_eq!(stored(&system, &job).await, [0, 1, 0]);
     assert_eq!(delete(&edge, "abandoned").await, 204);
     assert_eq!(stored(&system, &job).await, [0; 3]);
     assert!(Box::pin(is_unknown(&edge, "abandoned")).await);
     refused(&edge, request, "", 404, "job_not_found").await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_running_job_that_the_queue_lost_is_not_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let go = Arc::new(Notify::new());
+    system.worker(TwoWords(Arc::clone(&go)), |_| {}).await;
+    let job = system.submit("runs", json!(null)).await;
+    system.reaches("runs", 3).await;
+    lose(&system, &job).await;
+    refused(&edge, "DELETE /api/jobs/runs", "", 409, "job_not_ended").await;
+    go.notify_one();
+    let state = system.ended(&job).await;
+    let found = (state.status, state.attempt, state.output.as_str());
+    assert_eq!(found, (Status::Done, 1, "one two"));
+    assert_eq!(delete(&edge, "runs").await, 204);
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_queue_lost_is_purged_once_its_worker_is_dead() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let mut worker = system.worker_process(&[], &["demo"]);
+    system.kind_is_known().await;
+    let job = system.submit("lost", words(100_000, 20, 1)).await;
+    system.reaches("lost", 4).await;
+    lose(&system, &job).await;
+    refused(&edge, "DELETE /api/jobs/lost", "", 409, "job_not_ended").await;
+    worker.kill().await;
+    // The broker notices the death within moments.
+    until("a purge", async || delete(&edge, "lost").await == 204).await;
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    system.end().await;
+}
+
+/// The writer is that of a worker that was frozen before another one ended the job.
+#[tokio::test]
+async fn a_late_writer_adds_nothing_to_a_purged_job() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let text = |text: &str| Body::Chunk {
+        text: text.into(),
+        channel: Channel::Output,
+    };
+    let job = system.submit("purged", words(3, 0, 1)).await;
+    let mut frozen = system.writer(&job, 1).await;
+    frozen.append(text("in time")).await.unwrap();
+    system.demo().await;
+    assert_eq!(system.ended(&job).await.attempt, 2);
+    system.leaves_queue(&job).await;
+    assert_eq!(delete(&edge, "purged").await, 204);
+    // Each time again: a refusal must not move the writer to the start of the empty log.
+    for _ in 0..2 {
+        let refused = within("an append", frozen.append(text("late"))).await;
+        assert!(
+            matches!(refused, Err(AppendError::Superseded)),
+            "{refused:?}"
+        );
+        let refused = within("a check", frozen.check()).await;
+        assert!(
+            matches!(refused, Err(AppendError::Superseded)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(stored(&system, &job).await, [0; 3]);
     system.end().await;
 }
 

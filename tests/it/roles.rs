@@ -267,6 +267,7 @@ const ATTEMPTS: &str = "
     edge        sub  _INBOX.tw.worker.>
     edge        sub  _INBOX.>
     edge        sub  tw.control.*
+    edge        pub  tw.alive.job
     edge        sub  $JS.API.>
     edge        sub  >
     worker-demo pub  tw.live.0.job
@@ -285,6 +286,7 @@ const ATTEMPTS: &str = "
     worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
     worker-demo pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     worker-demo pub  tw.purged.job
+    worker-demo sub  tw.alive.job
     worker-demo sub  _INBOX.tw.edge.>
     worker-demo sub  _INBOX.tw.worker.other.>
     worker-demo sub  tw.jobs.*.*
@@ -299,6 +301,7 @@ const ATTEMPTS: &str = "
     observer    pub  tw.jobs.demo.job
     observer    pub  tw.chunks.0.job
     observer    pub  tw.control.job
+    observer    pub  tw.alive.job
     observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
     observer    pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     observer    pub  tw.purged.job
@@ -322,12 +325,15 @@ const ALLOWED: &str = "
     edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_3
     edge        pub  tw.purged.job
     edge        sub  tw.live.3.job
+    edge        pub  tw.control.job
+    edge        sub  tw.alive.job
     edge        sub  _INBOX.tw.edge.x.y
     worker-demo pub  tw.jobs.callback.job
     worker-demo pub  tw.control.job
     worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     worker-demo pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
     worker-demo sub  tw.control.job
+    worker-demo pub  tw.alive.job
     worker-demo pub  _INBOX.tw.worker.other.x
     worker      pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
     worker      sub  _INBOX.tw.worker.demo.x

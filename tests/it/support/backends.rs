@@ -1,6 +1,9 @@
 //! Backends for workers inside the test process.
 
+use std::sync::Arc;
+
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output, Retry};
+use tokio::sync::Notify;
 
 /// Fails as often as its input says, and then succeeds.
 pub struct Flaky(pub Retry);
@@ -16,6 +19,18 @@ impl Backend for Flaky {
             });
         }
         out.text("sentence").await?;
+        Ok(Finish::default())
+    }
+}
+
+/// Produces one word, then another one when it is notified.
+pub struct TwoWords(pub Arc<Notify>);
+
+impl Backend for TwoWords {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("one ").await?;
+        self.0.notified().await;
+        out.text("two").await?;
         Ok(Finish::default())
     }
 }

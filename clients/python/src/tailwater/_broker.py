@@ -70,6 +70,10 @@ class Broker:
         shard = zlib.crc32(job.encode()) % self.shards
         return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job}"
 
+    async def is_queued(self, job: str) -> bool:
+        """Whether the job waits in the queue or runs: the queue holds a job until it has ended."""
+        return await ask(self.js.get_last_msg, self.queue, f"{self.prefix}.jobs.*.{job}") is not None
+
     def event_max(self) -> int:
         """The largest event that the log accepts, in bytes."""
         return int(min(EVENT_MAX, self.client.max_payload - HEADERS_MAX))

@@ -21,7 +21,7 @@ ENDS = ("job:done:v1", "job:failed:v1", "job:cancelled:v1")
 
 
 class Lost(Exception):
-    """Another worker has the job, or it has ended: stop, and ack nothing."""
+    """Another worker has the job, or it has ended or was purged: stop, and ack nothing."""
 
 
 class Cancelled(Exception):
@@ -103,7 +103,8 @@ class JobLog:
             self.behind_since = self.behind_since or now
             if now - self.behind_since < OLD_LEADER_WAIT:
                 return False
-            if message:
+            # The log of a purged job is as empty as one whose events have all expired.
+            if message or not await self.broker.is_queued(self.job):
                 raise Lost
             # All events have expired; sequence numbers continue.
             self.stream_seq = 0
