@@ -190,7 +190,7 @@ export type Event =
        */
       attempt: number;
       /**
-       * The person that requested it, for people.
+       * The subject of the token with which it was requested, if tokens are checked.
        */
       by?: string | null;
       /**
