@@ -175,7 +175,12 @@ pub fn token(data: &[u8]) {
     };
     assert!(subject.expires_at_ms.is_some_and(|at| at > NOW_MS));
     assert!((1..=LABEL_MAX).contains(&subject.name.len()));
-    let claims: Value = serde_json::from_slice(claims).expect("valid claims are JSON");
+    let Ok(claims) = serde_json::from_slice::<Value>(claims) else {
+        // A claim that is not read may have a number that no type can hold.
+        let text = std::str::from_utf8(claims).expect("valid claims are text");
+        serde_json::from_str::<IgnoredAny>(text).expect("valid claims are JSON");
+        return;
+    };
     let grants = &claims["tailwater"];
     let is_admin = grants["admin"] == true;
     let allows = |field: &str, pattern: &str| {

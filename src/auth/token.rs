@@ -7,6 +7,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::claims::{ClaimsError, Expected, Subject, TokenClaims};
 use super::grants::Grants;
@@ -120,16 +121,16 @@ impl TokenKeys {
         signature_only.required_spec_claims.clear();
         signature_only.validate_exp = false;
         signature_only.validate_aud = false;
-        let claims = decode::<TokenClaims>(token, key, &signature_only);
-        let claims = claims.map_err(|error| {
-            if matches!(error.kind(), ErrorKind::Json(_)) {
-                TokenError::Invalid("a claim is missing or has the wrong form")
-            } else {
-                TokenError::Invalid("the signature is not valid")
-            }
-        })?;
+        let malformed = TokenError::Invalid("a claim is missing or has the wrong form");
+        // First as a whole: a claim that is not read may be no text at all.
+        let signed = match decode::<Box<RawValue>>(token, key, &signature_only) {
+            Ok(signed) => signed,
+            Err(error) if matches!(error.kind(), ErrorKind::Json(_)) => return Err(malformed),
+            Err(_) => return Err(TokenError::Invalid("the signature is not valid")),
+        };
+        let claims: TokenClaims =
+            serde_json::from_str(signed.claims.get()).map_err(|_| malformed)?;
         claims
-            .claims
             .check(&self.expected, now_ms)
             .map_err(|error| match error {
                 ClaimsError::Expired => TokenError::Expired,
