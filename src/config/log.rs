@@ -27,11 +27,9 @@ pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 /// How many segments a reader requests at once. It holds at most
 /// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
 pub const SEGMENTS_AT_ONCE: u64 = 8;
-/// How much of [`READ_BYTES`] one such request takes: the most that it can return.
-pub const SEGMENT_READ_BYTES: usize = SEGMENTS_AT_ONCE as usize * SEGMENT_BYTES_MAX;
-/// How many readers of an edge thread request segments at a time: together they hold at most half of
-/// [`READ_BYTES`].
-pub const SEGMENT_READS: usize = READ_BYTES / SEGMENT_READ_BYTES / 2;
+/// How many segments all readers of an edge thread request at a time: together they hold at most
+/// half of [`READ_BYTES`].
+pub const SEGMENT_READS: usize = READ_BYTES / SEGMENT_BYTES_MAX / 2;
 /// How long readers do not look for segments after the broker answered that there is no stream of
 /// them: an edge may be older than the last `setup`.
 pub const SEGMENTS_ABSENT: Duration = Duration::from_secs(10);

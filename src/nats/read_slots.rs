@@ -47,6 +47,21 @@ impl ReadSlots {
         T: Send + 'static,
         R: Future<Output = Result<T, Unavailable>> + Send + 'static,
     {
+        self.run_many(1, bytes, read).await
+    }
+
+    /// [`Self::run`] for a read that takes several slots.
+    pub(super) async fn run_many<T, R>(
+        &self,
+        slots: usize,
+        bytes: usize,
+        read: impl Fn() -> R,
+    ) -> Result<T, Unavailable>
+    where
+        T: Send + 'static,
+        R: Future<Output = Result<T, Unavailable>> + Send + 'static,
+    {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         loop {
             let (sender, mut results) = mailbox();
             let free = Arc::clone(&self.free);
@@ -56,7 +71,7 @@ impl ReadSlots {
             // soon.
             self.tasks.spawn(async move {
                 let started = async {
-                    let slot = free.acquire_owned().await.ok()?;
+                    let slot = free.acquire_many_owned(slots).await.ok()?;
                     Some((slot, reserve(&budget, bytes).await))
                 };
                 let started = tokio::select! {
@@ -164,6 +179,22 @@ mod tests {
         assert_eq!(first.await.unwrap(), 1);
         let_tasks_run().await;
         assert_eq!(tasks.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_read_of_several_slots_waits_until_all_of_them_are_free() {
+        let tasks = Tasks::default();
+        let slots = ReadSlots::new(3, tasks.clone(), Budget::new(100));
+        let (finish, first) = read();
+        let mut first = pin!(slots.run(1, first));
+        assert!(first.as_mut().now_or_never().is_none());
+        let_tasks_run().await;
+        let mut all = pin!(slots.run_many(3, 1, || async { Ok(3) }));
+        assert!(all.as_mut().now_or_never().is_none());
+        let_tasks_run().await;
+        assert!(all.as_mut().now_or_never().is_none());
+        finish.send(1).unwrap();
+        assert_eq!((first.await.unwrap(), all.await.unwrap()), (1, 3));
     }
 
     #[tokio::test]

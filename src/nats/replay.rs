@@ -83,14 +83,14 @@ impl Reader {
     /// Reads segments, as long as there are any.
     async fn segments_part(&self, job: &JobId, span: Span) -> Result<ReplayPart, Unavailable> {
         let until = span.until.unwrap_or(span.from);
-        let events = self.segments(job, span.from, until).await?;
-        let next = if events.is_empty() {
-            ReplayPhase::Log
-        } else {
+        let read = self.segments(job, span.from, until).await?;
+        let next = if read.may_have_more {
             ReplayPhase::Segments
+        } else {
+            ReplayPhase::Log
         };
         Ok(ReplayPart {
-            events,
+            events: read.events,
             next,
             chain: None,
             is_proven: true,

@@ -2,6 +2,7 @@
 //! loses nothing: the log itself is then read.
 
 use std::convert::identity;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,10 +10,18 @@ use futures_util::future::join_all;
 
 use super::read::Reader;
 use super::{api, names};
-use crate::config::{SEGMENT_READ_BYTES, SEGMENTS_AT_ONCE};
+use crate::config::SEGMENTS_AT_ONCE;
 use crate::source::{At, Replica, Span, Unavailable};
-use crate::wire::limits::SEGMENT_EVENTS;
+use crate::wire::limits::{SEGMENT_BYTES_MAX, SEGMENT_EVENTS};
 use crate::wire::{JobId, Segment, Seq, Stored, segment_of};
+
+/// What was read from segments.
+#[derive(Debug, Default)]
+pub(super) struct SegmentsRead {
+    pub(super) events: Vec<Arc<Stored>>,
+    /// Whether the next events may be in segments, too: every segment that was requested is there.
+    pub(super) may_have_more: bool,
+}
 
 impl Reader {
     /// Whether to look for segments before the log itself is read.
@@ -25,26 +34,38 @@ impl Reader {
             && !self.shard(job).segments_absence.is_recent()
     }
 
-    /// The events from `from` on, from consecutive segments that the log proves; none if a segment
-    /// is missing or is not proven.
+    /// The events from `from` on, from consecutive segments that the log proves, up to one that is
+    /// missing or not proven.
     pub(super) async fn segments(
         &self,
         job: &JobId,
         from: Seq,
         until: Seq,
-    ) -> Result<Vec<Arc<Stored>>, Unavailable> {
+    ) -> Result<SegmentsRead, Unavailable> {
+        let first = segment_of(from);
+        let last = segment_of(until).min(first + SEGMENTS_AT_ONCE - 1);
+        let numbers = first..last + 1;
+        let count = (numbers.end - numbers.start) as usize;
         let read = || {
             let reader = self.clone();
             let job = job.clone();
-            async move { Ok(reader.read_segments(&job, from, until).await) }
+            let numbers = numbers.clone();
+            async move { Ok(reader.read_segments(&job, numbers, from, until).await) }
         };
-        self.segment_slots.run(SEGMENT_READ_BYTES, read).await
+        self.segment_slots
+            .run_many(count, count * SEGMENT_BYTES_MAX, read)
+            .await
     }
 
-    async fn read_segments(&self, job: &JobId, from: Seq, until: Seq) -> Vec<Arc<Stored>> {
-        let first = segment_of(from);
-        let last = segment_of(until).min(first + SEGMENTS_AT_ONCE - 1);
-        let found = join_all((first..=last).map(|number| self.segment(job, number))).await;
+    async fn read_segments(
+        &self,
+        job: &JobId,
+        numbers: Range<u64>,
+        from: Seq,
+        until: Seq,
+    ) -> SegmentsRead {
+        let requested = numbers.clone().count();
+        let found = join_all(numbers.map(|number| self.segment(job, number))).await;
         let mut segments: Vec<Segment> = Vec::new();
         for segment in found.into_iter().map_while(identity) {
             if segments
@@ -57,19 +78,24 @@ impl Reader {
         }
         let wanted = |event: &&Stored| event.seq >= from;
         let Some(oldest) = segments.iter().flat_map(Segment::events).find(wanted) else {
-            return Vec::new();
+            return SegmentsRead::default();
         };
         // If the oldest one is still in the log, so are the later ones: a log expires from its
         // beginning.
         let (exists, proven) =
             tokio::join!(self.holds(job, oldest), self.count_proven(job, &segments));
         segments.truncate(if exists { proven } else { 0 });
-        segments
+        let may_have_more = segments.len() == requested;
+        let events = segments
             .into_iter()
             .flat_map(Segment::into_events)
             .filter(|event| event.seq >= from && event.seq <= until)
             .map(Arc::new)
-            .collect()
+            .collect();
+        SegmentsRead {
+            events,
+            may_have_more,
+        }
     }
 
     /// A segment as it is stored, not proven.
