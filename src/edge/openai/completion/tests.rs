@@ -1,3 +1,5 @@
+//! Logs of jobs, read as the chunks of a completion and as a whole one.
+
 use super::*;
 use crate::wire::JobFailure;
 

@@ -1,3 +1,5 @@
+//! Logs of jobs, read as the events of a response and as the response object.
+
 use super::*;
 
 fn job() -> JobId {
