@@ -1,7 +1,8 @@
-//! A limited number of slots, shared fairly among addresses. It only counts: the caller decides
-//! what to do when no slot is free.
+//! A limited number of slots, shared fairly among addresses or other holders. It only counts: the
+//! caller decides what to do when no slot is free.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,14 +17,16 @@ pub struct FairSlots(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<FairCount<IpAddr>>,
 }
 
-#[derive(Debug, Default)]
-struct Taken {
+/// How many slots are taken, and by which holders. A holder gets another slot while it holds fewer
+/// than [`SHARE_TIMES_FREE`] times as many as are free.
+#[derive(Debug)]
+pub(crate) struct FairCount<K> {
     all: usize,
-    /// How many each address holds; addresses without a slot are removed.
-    by_address: HashMap<IpAddr, usize>,
+    /// How many each holder has; holders without a slot are removed.
+    by_holder: HashMap<K, usize>,
 }
 
 /// One slot, held until this is dropped.
@@ -38,7 +41,7 @@ impl FairSlots {
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Inner {
             limit,
-            taken: Mutex::default(),
+            taken: Mutex::new(FairCount::new()),
         }))
     }
 
@@ -47,14 +50,7 @@ impl FairSlots {
     /// # Errors
     /// [`LimitReached`] if all are taken, or if this address holds its share.
     pub fn acquire(&self, from: IpAddr) -> Result<FairSlot, LimitReached> {
-        let mut taken = self.lock();
-        let free = self.0.limit.saturating_sub(taken.all);
-        let held = taken.by_address.get(&from).copied().unwrap_or_default();
-        if held >= free.saturating_mul(SHARE_TIMES_FREE) {
-            return Err(LimitReached);
-        }
-        taken.by_address.insert(from, held + 1);
-        taken.all += 1;
+        self.lock().acquire(self.0.limit, Some(&from))?;
         Ok(FairSlot {
             slots: self.clone(),
             from,
@@ -73,11 +69,65 @@ impl FairSlots {
 
     /// How many are taken.
     pub fn taken(&self) -> usize {
-        self.lock().all
+        self.lock().taken()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, FairCount<IpAddr>> {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash> FairCount<K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: 0,
+            by_holder: HashMap::new(),
+        }
+    }
+
+    /// Counts one more of `limit` slots. A slot without a holder counts in no share.
+    ///
+    /// # Errors
+    /// [`LimitReached`] if all are taken, or if this holder has its share.
+    pub(crate) fn acquire(&mut self, limit: usize, holder: Option<&K>) -> Result<(), LimitReached> {
+        let free = limit.saturating_sub(self.all);
+        let held = holder.and_then(|holder| self.by_holder.get(holder));
+        let held = held.copied().unwrap_or_default();
+        if free == 0 || held >= free.saturating_mul(SHARE_TIMES_FREE) {
+            return Err(LimitReached);
+        }
+        if let Some(holder) = holder {
+            self.by_holder.insert(holder.clone(), held + 1);
+        }
+        self.all += 1;
+        Ok(())
+    }
+
+    /// Frees a slot that this holder acquired.
+    pub(crate) fn release(&mut self, holder: Option<&K>) {
+        self.all -= 1;
+        let Some(holder) = holder else { return };
+        if let Some(held) = self.by_holder.get_mut(holder) {
+            *held -= 1;
+            if *held == 0 {
+                self.by_holder.remove(holder);
+                let keep = self.by_holder.len() * 2;
+                if self.by_holder.capacity() > 4 * keep {
+                    self.by_holder.shrink_to(keep);
+                }
+            }
+        }
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.all
+    }
+
+    /// How many holders have one.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        self.by_holder.len()
     }
 }
 
@@ -90,18 +140,7 @@ impl FairSlot {
 
 impl Drop for FairSlot {
     fn drop(&mut self) {
-        let mut taken = self.slots.lock();
-        taken.all -= 1;
-        if let Some(held) = taken.by_address.get_mut(&self.from) {
-            *held -= 1;
-            if *held == 0 {
-                taken.by_address.remove(&self.from);
-                let keep = taken.by_address.len() * 2;
-                if taken.by_address.capacity() > 4 * keep {
-                    taken.by_address.shrink_to(keep);
-                }
-            }
-        }
+        self.slots.lock().release(Some(&self.from));
     }
 }
 
@@ -130,7 +169,7 @@ mod tests {
         assert!(slots.acquire(address(1)).is_err());
         assert_eq!(slots.taken(), 750 + second.len() + newcomers.len());
         drop((greedy, second, newcomers));
-        assert_eq!((slots.taken(), slots.lock().by_address.len()), (0, 0));
+        assert_eq!((slots.taken(), slots.lock().holders()), (0, 0));
         assert_eq!(flood(&slots, 2).len(), 750, "dropped slots are free again");
     }
 

@@ -2,7 +2,6 @@
 //! rotation, and tickets. What a token allows is decided in `auth`.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,12 +58,10 @@ struct TokenGate {
     key_set: RwLock<Arc<KeySet>>,
     /// When the key set was last read for a token with an unknown key. Held while it is read.
     refetched_at: Arc<Mutex<Option<Instant>>>,
-    /// Those of the thread that keeps the key set up to date.
+    /// Those of the thread that keeps the key set and the revocations up to date.
     tasks: OnceLock<Tasks>,
     revoked: Arc<RevokedTokens>,
     bucket: OnceLock<AuthBucket>,
-    /// Whether a thread keeps the key set and the revocations up to date.
-    is_tended: AtomicBool,
     tickets: Mutex<TicketWindow>,
     usages: SubjectUsages,
 }
@@ -85,7 +82,6 @@ impl Gate {
             tasks: OnceLock::new(),
             revoked: Arc::default(),
             bucket: OnceLock::new(),
-            is_tended: AtomicBool::new(false),
             tickets: Mutex::default(),
             usages: SubjectUsages::new(limits),
         })))
@@ -101,10 +97,9 @@ impl Gate {
     pub(super) async fn start(&self, nats: &Nats, tasks: &Tasks) -> Result<(), NatsError> {
         let Some(gate) = &self.0 else { return Ok(()) };
         let bucket = AuthBucket::open(nats).await?;
-        if !gate.is_tended.swap(true, Ordering::Relaxed) {
+        if gate.tasks.set(tasks.clone()).is_ok() {
             // The other threads only checked that it exists.
             let _ = gate.bucket.set(bucket.clone());
-            let _ = gate.tasks.set(tasks.clone());
             if let Err(error) = gate.read_keys().await {
                 warn!(%error, "cannot read the key set yet");
             }

@@ -12,6 +12,8 @@ mod models;
 mod respond;
 mod response;
 mod sent;
+#[cfg(test)]
+mod test_log;
 
 pub(super) use self::complete::*;
 pub(super) use self::error::in_openai_form;

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use crate::budget::LimitReached;
 use crate::config::{
-    QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SHARE_TIMES_FREE, SUBJECT_CONNECTIONS,
-    SUBJECT_JOBS, SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
+    QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SUBJECT_CONNECTIONS, SUBJECT_JOBS,
+    SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
 };
+use crate::fair_slots::FairCount;
 use crate::wire::JobId;
 use crate::wire::limits::TICKET_TTL_MS;
 
@@ -148,9 +149,8 @@ pub(super) struct SubjectUsage {
 
 #[derive(Debug)]
 struct Used {
-    connections: usize,
-    /// How many of them have a token for one job only, for each such job.
-    connections_by_job: HashMap<String, usize>,
+    /// Streams. A job holds those whose tokens are for this job only.
+    connections: FairCount<String>,
     /// Submissions that may follow at once, and since when there are that many.
     submits: f64,
     submits_at: Instant,
@@ -168,9 +168,13 @@ pub(super) struct TicketWindow {
     issued: usize,
 }
 
-/// An open stream of a subject, until it is dropped.
+/// An open stream of a subject, until it is dropped. Boxed, so that a client without a token takes
+/// little memory for it.
 #[derive(Debug)]
-pub(super) struct SubjectConnection {
+pub(super) struct SubjectConnection(Box<CountedStream>);
+
+#[derive(Debug)]
+struct CountedStream {
     usage: Arc<SubjectUsage>,
     only_job: Option<String>,
 }
@@ -210,8 +214,7 @@ impl SubjectUsage {
         Self {
             limits,
             used: Mutex::new(Used {
-                connections: 0,
-                connections_by_job: HashMap::new(),
+                connections: FairCount::new(),
                 submits: f64::from(limits.submits_per_s),
                 submits_at: Instant::now(),
                 submitting: 0,
@@ -235,7 +238,7 @@ impl SubjectUsage {
             SUBJECT_KEPT
         };
         let is_rested = used.submits_at.elapsed() >= rest && used.tickets.is_over();
-        used.connections == 0 && used.submitting == 0 && is_rested
+        used.connections.taken() == 0 && used.submitting == 0 && is_rested
     }
 
     /// Counts a ticket.
@@ -244,30 +247,20 @@ impl SubjectUsage {
     }
 
     /// Counts a stream. An application gives tokens for one job to its users, and these tokens have
-    /// its subject. The streams of such a job are refused once they are [`SHARE_TIMES_FREE`] times
-    /// as many as are free, so that a client with one such token cannot use up those of all others.
+    /// its subject. Such a job gets no more than its share (see [`FairCount`]), so that a client with
+    /// one such token cannot use up the streams of all others.
     pub(super) fn connect(
         self: &Arc<Self>,
         only_job: Option<&str>,
     ) -> Result<SubjectConnection, QuotaReached> {
-        let mut used = self.lock();
-        let free = self.limits.connections.saturating_sub(used.connections);
-        let held = only_job.and_then(|job| used.connections_by_job.get(job));
-        let held = held.copied().unwrap_or_default();
-        if free == 0 || held >= free.saturating_mul(SHARE_TIMES_FREE) {
-            return Err(QuotaReached::of(
-                Quota::Connections,
-                self.limits.connections,
-            ));
-        }
-        used.connections += 1;
-        if let Some(job) = only_job {
-            used.connections_by_job.insert(job.to_owned(), held + 1);
-        }
-        Ok(SubjectConnection {
+        let only_job = only_job.map(str::to_owned);
+        let limit = self.limits.connections;
+        let counted = self.lock().connections.acquire(limit, only_job.as_ref());
+        counted.map_err(|LimitReached| QuotaReached::of(Quota::Connections, limit))?;
+        Ok(SubjectConnection(Box::new(CountedStream {
             usage: Arc::clone(self),
-            only_job: only_job.map(str::to_owned),
-        })
+            only_job,
+        })))
     }
 
     /// Counts a submission, whatever becomes of it. After a pause, as many as in one second may
@@ -359,15 +352,8 @@ impl Drop for JobInFlight {
 
 impl Drop for SubjectConnection {
     fn drop(&mut self) {
-        let mut used = self.usage.lock();
-        used.connections -= 1;
-        let Some(job) = &self.only_job else { return };
-        if let Some(held) = used.connections_by_job.get_mut(job) {
-            *held -= 1;
-            if *held == 0 {
-                used.connections_by_job.remove(job);
-            }
-        }
+        let CountedStream { usage, only_job } = &*self.0;
+        usage.lock().connections.release(only_job.as_ref());
     }
 }
 
@@ -439,7 +425,7 @@ mod tests {
         assert_eq!(greedy.len() + other.len() + own.len(), 100);
         assert!(!own.is_empty());
         drop((greedy, other, own));
-        assert!(usage.lock().connections_by_job.is_empty());
+        assert_eq!(usage.lock().connections.holders(), 0);
         assert_eq!(flood(Some("j2")).len(), 75);
     }
 
@@ -473,7 +459,7 @@ mod tests {
         }
         let known = usages.by_name.lock().unwrap().len();
         assert!(known < 1000, "{known}");
-        assert!(usages.of("connected").lock().connections == 1);
+        assert!(usages.of("connected").lock().connections.taken() == 1);
         drop(connected);
     }
 

@@ -26,9 +26,11 @@ use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
 use super::chat::{CHAT_PROTOCOL, ChatSocket};
+use super::client_stream::ClientStream;
 use super::counters::Transport;
 use super::credential::BEARER_SUBPROTOCOL;
 use super::describe::{JOBS, problems};
+use super::drain::DrainSlot;
 use super::error::Problem;
 use super::link::Link;
 use super::takeover::TakenStream;
@@ -86,10 +88,7 @@ pub(super) async fn upgrade(
             Some(Subprotocol::Own(encoding)) => encoding,
             Some(Subprotocol::Chat) | None => Encoding::Json,
         };
-        let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
-        link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
-        let frames = FrameSocket::new(link, &app.shared.memory().bodies);
-        let socket = TimedSocket::new(frames, slot);
+        let socket = socket_of(&app, taken, encoding, slot);
         match chat {
             Some((access, counted)) => {
                 let chat = ChatSocket::new(app, socket, address, access);
@@ -104,6 +103,20 @@ pub(super) async fn upgrade(
         drop(connected);
     });
     Ok(response)
+}
+
+/// The socket of a client whose events have this encoding. A function of its own, because the future
+/// of a connection would keep the space of a link that it borrows until the client disconnects.
+fn socket_of(
+    app: &App,
+    taken: TakenStream,
+    encoding: Encoding,
+    slot: DrainSlot,
+) -> TimedSocket<ClientStream> {
+    let mut link = Link::taken(taken, framing(encoding), app.alarms.alarm());
+    link.count_sent(&app.thread.counters.sent, Transport::WebSocket);
+    let frames = FrameSocket::new(link, &app.shared.memory().bodies);
+    TimedSocket::new(frames, slot)
 }
 
 /// What is spoken over a WebSocket.

@@ -1,3 +1,5 @@
+//! Tokens of every algorithm are verified with their keys, and forged ones are refused.
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as BASE64};
 use ring::rand::SystemRandom;

@@ -131,7 +131,8 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             return;
         }
         debug!("a stream ends");
-        let _ = timeout(CLOSE_WAIT, Box::pin(self.finish())).await;
+        // Boxed, so that an open stream takes no memory for it.
+        let _ = Box::pin(timeout(CLOSE_WAIT, self.finish())).await;
     }
 
     /// Does everything that can be done now; ready when the stream ends.

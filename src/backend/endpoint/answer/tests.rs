@@ -1,3 +1,5 @@
+//! Answers of each media type, decoded whole and in pieces.
+
 use super::*;
 use crate::backend::{Channel, Retry};
 use proptest::prelude::*;

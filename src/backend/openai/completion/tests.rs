@@ -1,3 +1,5 @@
+//! Events of model servers, turned into output and an end.
+
 use super::*;
 use crate::backend::Retry;
 

@@ -1,3 +1,5 @@
+//! Errors in the forms of many servers: found or not, what they mean, and their messages.
+
 use super::*;
 use serde_json::json;
 

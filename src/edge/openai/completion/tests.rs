@@ -1,22 +1,8 @@
+//! Logs of jobs, read as the chunks of a completion and as a whole one.
+
 use super::*;
+use crate::edge::openai::test_log::{damaged, job, log};
 use crate::wire::JobFailure;
-
-fn job() -> JobId {
-    "j".parse().unwrap()
-}
-
-fn log(bodies: Vec<Body>) -> Vec<Stored> {
-    let events = (1..).zip(bodies).map(|(seq, body)| Event {
-        body,
-        job: job(),
-        seq: Seq(seq),
-        attempt: 1,
-        ts: 5000,
-    });
-    events
-        .map(|event| Stored::decode(&job(), event.seq.0, event.encode().unwrap()).unwrap())
-        .collect()
-}
 
 fn queued() -> Body {
     let input = json!({"stream_options": {"include_usage": true}});
@@ -110,15 +96,6 @@ fn whole_without(
         }
     }
     completion.into_json()
-}
-
-/// A log whose event `seq` has this type, but none of its fields.
-fn damaged(bodies: Vec<Body>, seq: usize, event_type: &str) -> Vec<Stored> {
-    let mut log = log(bodies);
-    let event = json!({"type": event_type, "job": "j", "seq": seq, "attempt": 1, "ts": 1});
-    let payload = event.to_string().into_bytes().into();
-    log[seq - 1] = Stored::decode(&job(), seq as u64, payload).unwrap();
-    log
 }
 
 #[test]

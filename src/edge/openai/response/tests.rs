@@ -1,22 +1,13 @@
-use super::*;
+//! Logs of jobs, read as the events of a response and as the response object.
 
-fn job() -> JobId {
-    "j".parse().unwrap()
-}
+use super::*;
+use crate::edge::openai::test_log::{damaged, job, log};
 
 /// The response after these events, and the events in a short form.
 fn folded(bodies: Vec<Body>) -> (ResponseFold, Vec<String>) {
     let mut fold = ResponseFold::new(job());
     let mut all = Vec::new();
-    for (seq, body) in (1..).zip(bodies) {
-        let event = Event {
-            body,
-            job: job(),
-            seq: Seq(seq),
-            attempt: 1,
-            ts: 7000,
-        };
-        let stored = Stored::decode(&job(), seq, event.encode().unwrap()).unwrap();
+    for stored in log(bodies) {
         all.extend(fold.apply(&stored));
     }
     for (number, event) in all.iter().enumerate() {
@@ -108,7 +99,7 @@ fn reasoning_text_and_tool_calls_are_items_in_order() {
             &response["model"],
             &response["created_at"]
         ),
-        (&json!("completed"), &json!("k"), &json!(7))
+        (&json!("completed"), &json!("k"), &json!(5))
     );
     assert_eq!(response["output"][1]["content"][0]["text"], "ab");
     assert_eq!(response["output"][2]["call_id"], "c");
@@ -169,16 +160,9 @@ fn a_response_that_runs_has_the_text_so_far() {
 fn folded_after(expired: u64, bodies: Vec<Body>) -> Value {
     let mut fold = ResponseFold::new(job());
     fold.missing(Seq::FIRST, Seq(expired));
-    for (seq, body) in (1..).zip(bodies) {
-        let event = Event {
-            body,
-            job: job(),
-            seq: Seq(seq),
-            attempt: 1,
-            ts: 7000,
-        };
-        if seq > expired {
-            fold.apply(&Stored::decode(&job(), seq, event.encode().unwrap()).unwrap());
+    for stored in log(bodies) {
+        if stored.seq > Seq(expired) {
+            fold.apply(&stored);
         }
     }
     fold.snapshot()
@@ -212,23 +196,16 @@ fn a_response_with_missing_events_is_incomplete() {
 
 #[test]
 fn an_event_that_cannot_be_decoded_does_not_leave_a_response_whole_or_running() {
-    for (event_type, ends_with, status) in [
-        ("model:chunk:v1", Some(done("stop")), "incomplete"),
-        ("job:failed:v1", None, "failed"),
+    let a = chunk(Channel::Output, "a");
+    let b = chunk(Channel::Output, "b");
+    let bodies = vec![queued(), started(), a, b, done("stop")];
+    for (event_type, status) in [
+        ("model:chunk:v1", "incomplete"),
+        ("job:failed:v1", "failed"),
     ] {
-        let (mut fold, _) = folded(vec![queued(), started(), chunk(Channel::Output, "a")]);
-        let event = json!({"type": event_type, "job": "j", "seq": 4, "attempt": 1, "ts": 1});
-        let payload = event.to_string().into_bytes().into();
-        fold.apply(&Stored::decode(&job(), 4, payload).unwrap());
-        if let Some(body) = ends_with {
-            let event = Event {
-                body,
-                job: job(),
-                seq: Seq(5),
-                attempt: 1,
-                ts: 7000,
-            };
-            fold.apply(&Stored::decode(&job(), 5, event.encode().unwrap()).unwrap());
+        let mut fold = ResponseFold::new(job());
+        for stored in damaged(bodies.clone(), 4, event_type) {
+            fold.apply(&stored);
         }
         let response = fold.snapshot();
         assert_eq!(response["status"], status);
