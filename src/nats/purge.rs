@@ -70,7 +70,7 @@ impl Queue {
         if !is_ended
             && let Some(last) = last
             && last.attempt > 0
-            && self.is_running(job, last.attempt).await
+            && self.is_owner_alive(job, last.attempt).await
         {
             return Ok(PurgeOutcome::NotEnded);
         }

@@ -323,7 +323,7 @@ class Attempt:
                 asked, self.asked = self.asked, []
                 await self.log.check()
                 looked = now
-                for reply in asked:  # A worker that received the job as well asks whether we are alive.
+                for reply in asked:  # Another process asks whether we are alive.
                     with suppress(*NO_ANSWER):
                         await self.broker.client.publish(reply, json.dumps({"attempt": self.log.attempt}).encode())
             else:
