@@ -9,13 +9,15 @@
 # shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/wait.sh
+source scripts/wait.sh
 
 die() { printf 'compose-test.sh: %s\n' "$*" >&2; exit 1; }
 observed=()
 if [[ ${1:-} == --observe ]]; then
   shift
-  observed=("${@:-prometheus}")
-  (($#)) || observed+=(grafana)
+  (($#)) || set -- prometheus grafana
+  observed=("$@")
 elif (($#)); then
   printf 'usage: scripts/compose-test.sh [--observe [SERVICE...]]\n' >&2
   exit 64
@@ -84,16 +86,6 @@ check() {
   if "$@"; then pass "$what"; else fail "$what"; fi
 }
 stop() { fail "$*"; exit 1; }
-
-# until_true SECONDS COMMAND...: repeats COMMAND until it succeeds or the time is over.
-until_true() {
-  local end=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    ((SECONDS < end)) || return 1
-    sleep 0.3
-  done
-}
 
 http() { curl -s --noproxy '*' --connect-timeout 3 --max-time 15 "$@"; }
 ready() { http -f -o /dev/null "$base/readyz"; }

@@ -7,6 +7,8 @@
 #   IMAGE_BUILD_NETWORK=host   builds in the host's network, if the default network reaches no package registry
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/wait.sh
+source scripts/wait.sh
 root=$PWD files=$PWD/target/release-files
 readonly root files
 
@@ -30,15 +32,6 @@ passed=0 failed=0 up=''
 # All containers of this run have it.
 readonly label=tailwater-install-test=$$
 
-# until_true SECONDS COMMAND...: repeats COMMAND until it succeeds; returns 1 if it does not in time.
-until_true() {
-  local deadline=$((SECONDS + $1))
-  shift
-  until "$@"; do
-    ((SECONDS < deadline)) || return 1
-    sleep 0.1
-  done
-}
 # Whether no process of this group runs. A zombie does not: without an init, nothing collects those of npx.
 group_has_ended() {
   local file line state group

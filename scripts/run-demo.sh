@@ -6,6 +6,8 @@
 # It writes to a temporary directory that it removes, to target/, and to .tools/ if there is no nats-server.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/wait.sh
+source scripts/wait.sh
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'run-demo.sh: %s\n' "$*" >&2; exit 1; }
@@ -51,15 +53,6 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# until_true SECONDS MESSAGE COMMAND...: waits for COMMAND to succeed, and fails with MESSAGE if it does not in time.
-until_true() {
-  local deadline=$((SECONDS + $1)) message=$2
-  shift 2
-  until "$@"; do
-    ((SECONDS < deadline)) || die "$message"
-    sleep 0.1
-  done
-}
 has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
 # The job: numbers the lines of a document and writes one every 25 ms, about as fast as a model.
@@ -81,7 +74,7 @@ is_up() {
   has_ended "$up" && die "tailwater up ended: $(cat "$dir/up.err")"
   grep -q '^ready ' "$dir/up.out"
 }
-until_true 60 "tailwater up was not ready in time: $(cat "$dir/up.err")" is_up
+until_true 60 is_up || die "tailwater up was not ready in time: $(cat "$dir/up.err")"
 nats=$(sed -n 's/^nats //p' "$dir/up.out")
 edge=$(sed -n 's/^ready //p' "$dir/up.out")
 printf 'nats %s\nedge %s\n' "$nats" "$edge"
@@ -94,7 +87,7 @@ tee=$!
 "$tailwater" tail "$job" --edge "$edge" --drop-after 30 --summary >"$dir/shown" 2>"$dir/client.err" &
 client=$!
 children+=("$client" "$tee")
-until_true 90 "the job did not end in time." has_ended "$client"
+until_true 90 has_ended "$client" || die "the job did not end in time."
 wait "$client" || die "the client failed: $(cat "$dir/client.err")"
 wait "$tee"
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 
 import protocol  # noqa: F401 - it registers its attacks
 from attacks import ATTACKS
@@ -25,6 +26,12 @@ DELAY_MIN = 50
 DELAY_MIN_SHORT = 500
 # How many seconds after an attack the memory must be free again.
 RECOVERY_WAIT = 30
+# How many seconds an attack may take.
+ATTACK_MAX = 240
+# How many words per second the jobs of the honest clients write, and for how many seconds: for longer than an attack and what is
+# measured before it. The end of a job ends its event streams, as if they were lost.
+RATE = 20
+WATCHED_FOR = ATTACK_MAX + 60
 
 
 def arguments():
@@ -69,17 +76,18 @@ def behind_others(attack):
     """Runs an attack in this thread. Real attackers have processors of their own: these must not take the time of the edge and of
     the honest clients."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-    return asyncio.run(attack)
+    return asyncio.run(asyncio.wait_for(attack, ATTACK_MAX))
 
 
 async def measure(rig, attack, size, quiet, delay_min):
     """Runs one attack. Returns its row, and whether it stayed within the bounds."""
     rig.start_edge()
     # New jobs, so that the honest clients have no backlog.
-    watched = [await rig.submit("demo", {"words": 6000, "rate": 20, "seed": n}) for n in range(10)]
+    watched = [await rig.submit("demo", {"words": RATE * WATCHED_FOR, "rate": RATE, "seed": n}) for n in range(10)]
     rig.start_watchers(watched)
     idle, before = await settle(rig, quiet)
     peak, running = idle, True
+    seen, violations = Counter(), []
 
     async def look():
         nonlocal peak
@@ -88,7 +96,12 @@ async def measure(rig, attack, size, quiet, delay_min):
             await asyncio.sleep(0.05)
 
     looking = asyncio.create_task(look())
-    seen = await asyncio.to_thread(behind_others, attack.run(rig, size))
+    begun = time.monotonic()
+    try:
+        seen = await asyncio.to_thread(behind_others, attack.run(rig, size))
+    except Exception as error:  # noqa: BLE001 - what it cost until then is shown, too
+        violations.append(f"failed: {error!r}")
+    took = time.monotonic() - begun
     running = False
     await looking
     during = rig.delays()
@@ -102,7 +115,6 @@ async def measure(rig, attack, size, quiet, delay_min):
     for job in watched:
         await rig.cancel(job)
     rig.end(rig.edge)
-    violations = []
     if died:
         violations.append("the edge died")
     if peak > idle + PEAK_MAX:
@@ -117,13 +129,13 @@ async def measure(rig, attack, size, quiet, delay_min):
             violations.append(f"p99 of {during['p99']:.0f} ms instead of {bound:.0f} ms")
     p99 = [f"{delays['p99']:.0f}" if delays["events"] else "-" for delays in (before, during)]
     outcomes = ", ".join(f"{what}: {times}" for what, times in seen.most_common(5) if times)
-    row = (attack.name, f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {recovery:.0f} s", *p99, outcomes, "; ".join(violations) or "ok")
-    return row, not violations
+    measured = (f"{took:.0f} s", f"{idle:.0f}", f"{peak:.0f}", f"{left:.0f} in {recovery:.0f} s", *p99)
+    return (attack.name, *measured, outcomes, "; ".join(violations) or "ok"), not violations
 
 
 def show(row):
-    widths = (16, 6, 6, 13, 7, 7)
-    print("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)), f"{row[6]}  [{row[7]}]", flush=True)
+    widths = (16, 7, 6, 6, 13, 7, 7)
+    print("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)), f"{row[7]}  [{row[8]}]", flush=True)
 
 
 async def run(options):
@@ -134,12 +146,12 @@ async def run(options):
     passed = 0
     try:
         await prepare(rig, chosen)
-        show(("attack", "idle", "peak", "left", "p99 ms", "during", "outcomes", "within bounds"))
+        show(("attack", "took", "idle", "peak", "left", "p99 ms", "during", "outcomes", "within bounds"))
         for attack, size in chosen:
             try:
                 row, good = await measure(rig, attack, size, *((0.7, DELAY_MIN_SHORT) if options.short else (2, DELAY_MIN)))
             except Exception as error:  # noqa: BLE001 - the other attacks still run
-                row, good = (attack.name, *["-"] * 5, "", f"did not run: {error!r}"), False
+                row, good = (attack.name, *["-"] * 6, "", f"did not run: {error!r}"), False
             show(row)
             passed += good
     finally:

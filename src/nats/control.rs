@@ -100,21 +100,11 @@ impl Queue {
     /// Asks the job's owner whether this attempt is alive. A worker that is dead, frozen,
     /// disconnected, or does not implement the question, does not answer.
     pub async fn is_owner_alive(&self, job: &JobId, attempt: u32) -> bool {
-        self.ask_owner(job, attempt, Request::new()).await
-    }
-
-    /// As [`Self::is_owner_alive`], for an edge.
-    pub(super) async fn is_running(&self, job: &JobId, attempt: u32) -> bool {
-        let answer_to = self.log.nats.names.alive(job);
-        self.ask_owner(job, attempt, Request::new().inbox(answer_to))
-            .await
-    }
-
-    async fn ask_owner(&self, job: &JobId, attempt: u32, question: Request) -> bool {
         let nats = &self.log.nats;
-        let request = nats.work.send_request(nats.names.control(job), question);
+        let question = Request::new().inbox(nats.names.alive(job));
+        let answer = nats.work.send_request(nats.names.control(job), question);
         // Without a subscriber the broker reports that at once.
-        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, request).await else {
+        let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, answer).await else {
             return false;
         };
         serde_json::from_slice(&message.payload)

@@ -204,9 +204,8 @@ impl LiveReader {
             mut stream,
             mut received,
         } = link;
-        let is_again = self.begin();
+        let mut is_again = self.begin();
         let mut unanswered = VecDeque::new();
-        let mut is_subscribed = false;
         let mut silent_pings = 0;
         let mut ping = interval(BROKER_PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -218,10 +217,9 @@ impl LiveReader {
                     ServerOp::Ping => self.lock().outgoing.extend_from_slice(b"PONG\r\n"),
                     ServerOp::Pong => {
                         // The first ping was sent after all subscriptions.
-                        if !is_subscribed && is_again {
+                        if std::mem::take(&mut is_again) {
                             self.note_reconnect();
                         }
-                        is_subscribed = true;
                         if let Some(number) = unanswered.pop_front() {
                             self.0.answered.send_replace(number);
                         }
@@ -426,16 +424,22 @@ impl fmt::Debug for LiveSubscription {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
 
-    /// Serves one connection: answers its pings once it has sent `wanted`, sends a copy, and ends.
-    /// Returns what it has sent.
-    async fn serve_once(reader: &LiveReader, wanted: &str, stream_seq: u64) -> String {
-        let (mut server, client) = duplex(4096);
+    /// A connection, and its server's end.
+    fn connection() -> (LiveLink, DuplexStream) {
+        let (server, client) = duplex(4096);
         let link = LiveLink {
             stream: Box::new(client),
             received: Vec::new(),
         };
+        (link, server)
+    }
+
+    /// Serves one connection: answers its pings once it has sent `wanted`, sends a copy, and ends.
+    /// Returns what it has sent.
+    async fn serve_once(reader: &LiveReader, wanted: &str, stream_seq: u64) -> String {
+        let (link, mut server) = connection();
         let play = async {
             let mut sent = Vec::new();
             let has = |sent: &[u8], text: &str| String::from_utf8_lossy(sent).contains(text);
@@ -488,11 +492,7 @@ mod tests {
         let (reader, count) = reader();
         serve_once(&reader, "", 1).await;
         assert_eq!(*count.borrow(), 0);
-        let (mut server, client) = duplex(4096);
-        let link = LiveLink {
-            stream: Box::new(client),
-            received: Vec::new(),
-        };
+        let (link, mut server) = connection();
         let play = async {
             let mut sent = Vec::new();
             while !sent.ends_with(b"PING\r\n") {

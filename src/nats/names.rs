@@ -134,8 +134,8 @@ impl Names {
         format!("{}.control.{job}", self.prefix)
     }
 
-    /// Where the owner of a job answers an edge that asks whether it is alive. It may not publish to
-    /// the inboxes of edges.
+    /// Where the owner of a job answers that it is alive. Not an inbox: a worker that may publish to
+    /// the inboxes of others could forge what the broker answers them.
     pub(super) fn alive(&self, job: &JobId) -> String {
         format!("{}.alive.{job}", self.prefix)
     }

@@ -62,17 +62,14 @@ impl Queue {
             Tip::Undecodable => None,
         };
         let is_ended = last.is_some_and(|last| last.event_type.is_end());
-        // Asked after the log: a job that ends in between has left the queue because it ended.
-        if !is_ended && self.queued_kind(job).await?.is_some() {
-            return Ok(PurgeOutcome::NotEnded);
-        }
-        // The queue may have lost a job that runs: it was emptied, or restored from a backup.
-        if !is_ended
-            && let Some(last) = last
-            && last.attempt > 0
-            && self.is_running(job, last.attempt).await
-        {
-            return Ok(PurgeOutcome::NotEnded);
+        if !is_ended {
+            // Asked after the log: a job that ends in between has left the queue because it ended.
+            let is_queued = self.queued_kind(job).await?.is_some();
+            // The queue may have lost a job that runs: it was emptied, or restored from a backup.
+            let attempt = last.map_or(0, |last| last.attempt);
+            if is_queued || attempt > 0 && self.is_owner_alive(job, attempt).await {
+                return Ok(PurgeOutcome::NotEnded);
+            }
         }
         let mut removed = 0;
         // Without a log, another process may be submitting the job at this moment.

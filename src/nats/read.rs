@@ -110,7 +110,7 @@ impl Reader {
         };
         self.shards[shard as usize]
             .slots
-            .run(PAGE_BYTES, read)
+            .run(1, PAGE_BYTES, read)
             .await
     }
 

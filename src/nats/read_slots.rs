@@ -30,28 +30,15 @@ impl ReadSlots {
         }
     }
 
-    /// Runs `read` once a slot is free and there is room for `bytes`. Dropping this future while it
-    /// waits leaves the queue. A read that has started keeps its slot until it ends, even if no
-    /// caller waits for it, since the broker is still busy with it. It is a task of its own: a
+    /// Runs `read` once this many slots are free and there is room for `bytes`. Dropping this future
+    /// while it waits leaves the queue. A read that has started keeps its slots until it ends, even if
+    /// no caller waits for it, since the broker is still busy with it. It is a task of its own: a
     /// reader that is not polled, because its client does not read, must not block a slot. The
     /// result of such a reader is soon dropped, and read again when the reader is polled.
     ///
     /// # Errors
     /// Those of `read`.
     pub(super) async fn run<T, R>(
-        &self,
-        bytes: usize,
-        read: impl Fn() -> R,
-    ) -> Result<T, Unavailable>
-    where
-        T: Send + 'static,
-        R: Future<Output = Result<T, Unavailable>> + Send + 'static,
-    {
-        self.run_many(1, bytes, read).await
-    }
-
-    /// [`Self::run`] for a read that takes several slots.
-    pub(super) async fn run_many<T, R>(
         &self,
         slots: usize,
         bytes: usize,
@@ -71,19 +58,19 @@ impl ReadSlots {
             // soon.
             self.tasks.spawn(async move {
                 let started = async {
-                    let slot = free.acquire_many_owned(slots).await.ok()?;
-                    Some((slot, reserve(&budget, bytes).await))
+                    let taken = free.acquire_many_owned(slots).await.ok()?;
+                    Some((taken, reserve(&budget, bytes).await))
                 };
                 let started = tokio::select! {
                     biased;
                     () = sender.unread() => return,
                     started = started => started,
                 };
-                let Some((slot, reservation)) = started else {
+                let Some((taken, reservation)) = started else {
                     return;
                 };
                 let result = read.await;
-                drop(slot);
+                drop(taken);
                 // The reader may be gone.
                 let _ = sender.deliver((result, reservation), |_, refused| Err(refused));
                 sender.until_taken().await;
@@ -147,11 +134,11 @@ mod tests {
     async fn a_started_read_keeps_its_slot_until_it_ends_even_if_no_caller_waits() {
         let slots = slots(Tasks::default());
         let (finish, first) = read();
-        let mut first = Box::pin(slots.run(1, first));
+        let mut first = Box::pin(slots.run(1, 1, first));
         assert!(first.as_mut().now_or_never().is_none());
         let_tasks_run().await;
         drop(first);
-        let mut second = pin!(slots.run(1, || async { Ok(2) }));
+        let mut second = pin!(slots.run(1, 1, || async { Ok(2) }));
         for _ in 0..3 {
             assert!(second.as_mut().now_or_never().is_none());
             let_tasks_run().await;
@@ -166,8 +153,8 @@ mod tests {
         let (finish, first) = read();
         let (other, second) = read();
         let slots = slots(tasks.clone());
-        let mut first = pin!(slots.run(1, first));
-        let mut second = Box::pin(slots.run(1, second));
+        let mut first = pin!(slots.run(1, 1, first));
+        let mut second = Box::pin(slots.run(1, 1, second));
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         let_tasks_run().await;
@@ -186,10 +173,10 @@ mod tests {
         let tasks = Tasks::default();
         let slots = ReadSlots::new(3, tasks.clone(), Budget::new(100));
         let (finish, first) = read();
-        let mut first = pin!(slots.run(1, first));
+        let mut first = pin!(slots.run(1, 1, first));
         assert!(first.as_mut().now_or_never().is_none());
         let_tasks_run().await;
-        let mut all = pin!(slots.run_many(3, 1, || async { Ok(3) }));
+        let mut all = pin!(slots.run(3, 1, || async { Ok(3) }));
         assert!(all.as_mut().now_or_never().is_none());
         let_tasks_run().await;
         assert!(all.as_mut().now_or_never().is_none());
@@ -200,10 +187,11 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_is_not_polled_frees_its_slot_and_finds_its_result_later() {
         let slots = slots(Tasks::default());
-        let mut idle = pin!(slots.run(1, || async { Ok(1) }));
+        let mut idle = pin!(slots.run(1, 1, || async { Ok(1) }));
         assert!(idle.as_mut().now_or_never().is_none());
         for n in 2..5 {
-            assert_eq!(slots.run(1, move || async move { Ok(n) }).await.unwrap(), n);
+            let read = slots.run(1, 1, move || async move { Ok(n) });
+            assert_eq!(read.await.unwrap(), n);
         }
         assert_eq!(idle.now_or_never().unwrap().unwrap(), 1);
     }
@@ -212,13 +200,13 @@ mod tests {
     async fn results_that_no_reader_takes_leave_the_budget_and_are_read_again() {
         let slots = slots(Tasks::default());
         let mut reads = 0;
-        let mut idle = pin!(slots.run(100, || async { Ok(1) }));
+        let mut idle = pin!(slots.run(1, 100, || async { Ok(1) }));
         assert!(idle.as_mut().now_or_never().is_none());
         let_tasks_run().await;
         assert_eq!(slots.budget.used(), 100);
         // There is no room until the idle reader's result is dropped.
         for _ in 0..3 {
-            reads += slots.run(100, || async { Ok(1) }).await.unwrap();
+            reads += slots.run(1, 100, || async { Ok(1) }).await.unwrap();
         }
         assert_eq!((reads, idle.await.unwrap()), (3, 1));
         let_tasks_run().await;

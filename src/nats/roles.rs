@@ -203,7 +203,15 @@ mod tests {
                 "$JS.API.CONSUMER.MSG.NEXT.TW_JOBS.chat",
             ]
         );
-        assert!(permissions.publish.contains_key("_INBOX.tw.worker.>"));
+    }
+
+    #[test]
+    fn no_role_publishes_to_an_inbox() {
+        for role in every_role() {
+            for subject in of(&role).publish.keys() {
+                assert!(!subject.starts_with("_INBOX"), "{role}: {subject}");
+            }
+        }
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Reader {
             async move { Ok(reader.read_segments(&job, numbers, from, until).await) }
         };
         self.segment_slots
-            .run_many(count, count * SEGMENT_BYTES_MAX, read)
+            .run(count, count * SEGMENT_BYTES_MAX, read)
             .await
     }
 

@@ -1,9 +1,11 @@
-"""Tests `JobLog` of clients/python against a stream in memory: messages that are not events, and a leader that was cut off.
+"""Tests `JobLog` and claims of clients/python against a stream in memory: messages that are not events, a leader that was cut
+off, and purges.
 
 The argument is {"library": folder}. Prints the name of each test that has passed, as a JSON string a line.
 """
 
 import asyncio, json, sys
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 given = json.loads(sys.argv[1])
@@ -11,6 +13,7 @@ sys.path.insert(0, given["library"])
 
 from nats.js.errors import BadRequestError, NotFoundError
 from tailwater import _log
+from tailwater._attempt import Attempt
 from tailwater._log import FENCE, JobLog, Lost
 
 
@@ -46,9 +49,18 @@ class Stream:
     def remove_all(self):
         self.removed, self.messages = self.removed + len(self.messages), []
 
-    def log(self):
+    def broker(self):
         of_job, event_max = lambda job: ("stream", "log"), lambda: 1 << 20
-        return JobLog(SimpleNamespace(js=self, of_job=of_job, event_max=event_max, is_queued=self.is_queued), "j")
+        return SimpleNamespace(js=self, of_job=of_job, event_max=event_max, is_queued=self.is_queued)
+
+    def log(self):
+        return JobLog(self.broker(), "j")
+
+    def delivery(self, count):
+        metadata = SimpleNamespace(timestamp=datetime.now(timezone.utc), num_delivered=count)
+        worker = SimpleNamespace(kind="k", timeout=None, silence_timeout=None, continues=False, max_attempts=5)
+        message = SimpleNamespace(data=b'{"job":"j"}', metadata=metadata)
+        return Attempt(self.broker(), worker, message, 30, "w", None)
 
     def put(self, data, fence=None):
         self.messages.append((data, None if fence is None else {FENCE: str(fence)}))
@@ -157,6 +169,14 @@ async def only_the_log_of_a_queued_job_continues_after_all_events_expired():
             assert (log.seq, log.stream_seq) == (4, 4)
 
 
+async def a_late_delivery_of_a_purged_job_does_not_bring_it_back():
+    for count, holds_job, is_claimed in ((1, False, True), (2, True, True), (2, False, False)):
+        stream = Stream()
+        stream.holds_job = holds_job
+        claimed = await stream.delivery(count).claim()
+        assert (claimed is not None, len(stream.messages)) == (is_claimed, 2 if is_claimed else 0), (count, holds_job)
+
+
 for test in (
     messages_that_are_not_events_do_not_stop_the_writer,
     a_claim_finds_the_last_event_before_such_messages,
@@ -164,6 +184,7 @@ for test in (
     a_leader_that_lacks_events_does_not_end_the_attempt,
     a_log_that_stays_behind_was_restored,
     only_the_log_of_a_queued_job_continues_after_all_events_expired,
+    a_late_delivery_of_a_purged_job_does_not_bring_it_back,
 ):
     asyncio.run(asyncio.wait_for(test(), 20))
     print(json.dumps(test.__name__), flush=True)

@@ -309,9 +309,9 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
     let job = system.submit("asked", words(10_000, 20, 1)).await;
     system.reaches("asked", 4).await;
     let client = system.client().await;
-    // A worker may answer only to workers.
-    let inbox = format!("_INBOX.{}.worker.asks", system.names().prefix());
-    let asks = Request::new().inbox(inbox);
+    // A worker may answer nowhere else.
+    let answer_to = format!("{}.alive.{job}", system.names().prefix());
+    let asks = Request::new().inbox(answer_to);
     let answer = client.send_request(system.names().control(&job), asks);
     assert_eq!(answer.await.unwrap().payload, r#"{"attempt":1}"#);
     let nats = Nats::connect(&system.as_role(Role::Worker(None))).await;

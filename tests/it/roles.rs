@@ -286,7 +286,6 @@ const ATTEMPTS: &str = "
     worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
     worker-demo pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     worker-demo pub  tw.purged.job
-    worker-demo sub  tw.alive.job
     worker-demo sub  _INBOX.tw.edge.>
     worker-demo sub  _INBOX.tw.worker.other.>
     worker-demo sub  tw.jobs.*.*
@@ -297,6 +296,7 @@ const ATTEMPTS: &str = "
     worker      pub  $JS.API.STREAM.DELETE.TW_JOBS
     worker      sub  _INBOX.tw.edge.>
     worker-demo pub  _INBOX.tw.edge.x
+    worker-demo pub  _INBOX.tw.worker.other.x
     observer    pub  tw.live.0.job
     observer    pub  tw.jobs.demo.job
     observer    pub  tw.chunks.0.job
@@ -334,7 +334,7 @@ const ALLOWED: &str = "
     worker-demo pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
     worker-demo sub  tw.control.job
     worker-demo pub  tw.alive.job
-    worker-demo pub  _INBOX.tw.worker.other.x
+    worker-demo sub  tw.alive.job
     worker      pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
     worker      sub  _INBOX.tw.worker.demo.x
     observer    pub  $JS.API.STREAM.MSG.GET.TW_CHUNKS_0

@@ -95,12 +95,12 @@ class Attempt:
     # -- Claim.
 
     async def claim(self) -> Job | None:
-        """Makes this worker the job's owner. None: the job has ended."""
+        """Makes this worker the job's owner. None: the job has ended or was purged."""
         seen = None
         while True:
             try:
                 if not await self.log.open():
-                    if await self._append_queued():
+                    if await self._is_removed() or await self._append_queued():
                         return None
                     continue
                 if (ended := await self._next(seen)) is not None:
@@ -116,6 +116,13 @@ class Attempt:
                 return Job(self.id, self.worker.kind, self.submission.get("input"), self.log.attempt, previous)
             except (Lost, Cancelled):
                 pass  # Another client wrote first: look again.
+
+    async def _is_removed(self) -> bool:
+        """Whether the queue has lost a job without a log: it was purged after this delivery was sent."""
+        # The first delivery of a job often arrives before the first event of its log.
+        if self.message.metadata.num_delivered <= 1 and self.owns_delivery():
+            return False
+        return not await self.broker.is_queued(self.id)
 
     async def _previous_output(self) -> str | None:
         if not self.worker.continues or not self.log.attempt:
@@ -323,7 +330,7 @@ class Attempt:
                 asked, self.asked = self.asked, []
                 await self.log.check()
                 looked = now
-                for reply in asked:  # A worker that received the job as well asks whether we are alive.
+                for reply in asked:  # Another process asks whether we are alive.
                     with suppress(*NO_ANSWER):
                         await self.broker.client.publish(reply, json.dumps({"attempt": self.log.attempt}).encode())
             else:

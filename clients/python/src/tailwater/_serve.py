@@ -148,8 +148,8 @@ class _Server:
 
     async def _call_back(self, attempt: Attempt) -> None:
         """Submits the job that reports the end of this one to the callback address."""
-        url, end = attempt.submission.get("callback"), attempt.log.last or {}
-        if not url:
+        url, end = attempt.submission.get("callback"), attempt.log.last
+        if not url or not end:  # A job that was purged has no end.
             return
         kind = await ask(self.broker.js.consumer_info, self.broker.queue, "callback")
         if kind is None or kind.num_pending + kind.num_ack_pending >= CALLBACKS_MAX:
