@@ -9,6 +9,7 @@ import { createRequire } from "node:module";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 
 const root = new URL("../../../", import.meta.url);
 export const require = createRequire(new URL(".tools/node/package.json", root));
@@ -28,6 +29,20 @@ export function launch({ flags = [], ...options } = {}) {
   // Playwright switches the back/forward cache off, which people have.
   const ignoreDefaultArgs = ["--disable-back-forward-cache"];
   return chromium.launch({ executablePath, args: [...FLAGS, ...flags], ignoreDefaultArgs, ...options });
+}
+
+/** A program of this folder as one module, with other packages for the names in `alias`. */
+export async function bundle(file, alias) {
+  const { outputFiles } = await require("esbuild").build({
+    entryPoints: [fileURLToPath(new URL(file, import.meta.url))],
+    alias,
+    nodePaths: [fileURLToPath(new URL(".tools/node/node_modules", root))],
+    bundle: true,
+    format: "esm",
+    write: false,
+    logLevel: "error",
+  });
+  return outputFiles[0].text;
 }
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
