@@ -7,10 +7,8 @@ import { run } from "./world.mjs";
 
 /** An edge with JSON Web Tokens, and what signs one with these flags. */
 async function jwtEdge(world) {
-  const secret = `${world.folder}/secret`;
-  await writeFile(secret, randomBytes(32).toString("base64"));
-  const { addr } = await world.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret]);
-  const sign = (sub, ...flags) => tailwater(world, "token", "--auth-secret", secret, "--sub", sub, ...flags);
+  const { addr, secretFile } = await world.edgeWithTokens();
+  const sign = (sub, ...flags) => tailwater(world, "token", "--auth-secret", secretFile, "--sub", sub, ...flags);
   return { addr, sign };
 }
 

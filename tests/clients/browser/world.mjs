@@ -123,11 +123,12 @@ export class World {
     return `${message}.${createHmac("sha256", this.secret).update(message).digest("base64url")}`;
   }
 
-  /** Another edge over the same log, which checks tokens. */
+  /** Another edge over the same log, which checks tokens, and the file with its secret. */
   async edgeWithTokens(flags = []) {
-    const secret = `${this.folder}/secret`;
-    await writeFile(secret, this.secret);
-    return this.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret, ...flags]);
+    const secretFile = `${this.folder}/secret`;
+    await writeFile(secretFile, this.secret);
+    const edge = await this.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secretFile, ...flags]);
+    return { ...edge, secretFile };
   }
 
   /** The input of a job that prints words until `finish` is called with it. */
