@@ -72,6 +72,9 @@ export const text = (page, id) => page.textContent(`#${id}`);
 export const hasRows = (page, count) =>
   page.waitForFunction((count) => document.querySelectorAll("#log tr").length >= count, count);
 
+/** Waits until an answer has arrived that the page asks for after everything else that it has asked for. */
+export const settle = (page) => page.evaluate(async () => void (await (await fetch("/healthz")).text()));
+
 /** The text that a button copies. */
 export async function copied(page, button) {
   await page.evaluate(() => void (window.copied = undefined));

@@ -173,9 +173,9 @@ export class World {
     throw new Error("The edge did not start.");
   }
 
-  /** A worker of this kind that runs a program. */
-  worker(kind, command) {
-    const args = ["worker", "--nats", this.nats, "--kind", kind, "exec", "--", ...command];
+  /** A worker of this kind that runs a program, with more flags of `exec`. */
+  worker(kind, command, flags = []) {
+    const args = ["worker", "--nats", this.nats, "--kind", kind, "exec", ...flags, "--", ...command];
     const child = spawn(this.bin, args, { stdio: "ignore" });
     const dies = once(child, "exit");
     this.#ends.push(async () => {
