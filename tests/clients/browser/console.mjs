@@ -1,7 +1,7 @@
 // The console in Chromium, as the edge serves it.
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { audit, copied, eventsOf, hasRows, isShown, open, pasted, says, settle, submit, tailwater, text } from "./console_page.mjs";
+import { audit, copied, hasRows, isShown, open, pasted, says, settle, submit, tailwater, text } from "./console_page.mjs";
 import { run } from "./world.mjs";
 
 /** A kind of this scenario's own, whose jobs fail once. */
@@ -134,7 +134,7 @@ await run({
     // What the first attempt wrote is in the log only.
     assert.equal(await text(page, "text"), output);
     assert.equal(await page.getByRole("region", { name: "Reasoning" }).textContent(), "<i>thought-2</i>");
-    const events = await eventsOf(world, job);
+    const events = await world.events(job);
     assert.deepEqual(await column(page, 1), events.map(({ seq }) => `${seq}`));
     assert.equal((await column(page, 2))[0], "0.00 s");
     const attempts = events.map(({ attempt }) => (attempt ? `${attempt}` : "–"));
@@ -168,7 +168,7 @@ await run({
     await page.selectOption("#kind", kind);
     await page.fill("#input", JSON.stringify({ text: "it's" }));
     const accepted = JSON.parse(await pasted(await copied(page, "#submit-curl")));
-    const [queued] = await eventsOf(world, accepted.job);
+    const [queued] = await world.events(accepted.job);
     assert.deepEqual([queued.kind, queued.input], [kind, { text: "it's" }]);
     // The same job once more.
     await page.click("#again");

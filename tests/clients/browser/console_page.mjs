@@ -95,12 +95,6 @@ export async function tailwater({ bin }, ...args) {
   return stdout.trim();
 }
 
-/** The events of a job, from an edge that needs no token. */
-export async function eventsOf({ addr }, job) {
-  const response = await fetch(`http://${addr}/api/jobs/${job}/events`, { headers: { accept: "application/json" } });
-  return (await response.json()).events;
-}
-
 /** Requires that axe-core finds nothing. */
 export async function audit(page, what) {
   // Past the page's policy, as a debugger does it.

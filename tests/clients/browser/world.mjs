@@ -157,6 +157,13 @@ export class World {
     return state;
   }
 
+  /** The stored events of a job, from an edge that needs no token. */
+  async events(job) {
+    const headers = { accept: "application/json" };
+    const response = await fetch(`http://${this.addr}/api/jobs/${job}/events`, { headers });
+    return (await response.json()).events;
+  }
+
   /** Another edge over the same log. */
   async edge(listen = "127.0.0.1:0", flags = []) {
     const args = ["edge", "--nats", this.nats, "--listen", listen, ...flags];
