@@ -497,11 +497,8 @@ async fn a_job_continues_after_all_its_events_expired() {
     let job = system.submit("quiet", Value::Null).await;
     system.reaches("quiet", 3).await;
     // Removes the events as the stream's limits would.
-    let client = system.client().await;
-    let names = system.names();
-    let all = json!({"filter": names.chunks(0, &job)}).to_string();
-    let purge = format!("$JS.API.STREAM.PURGE.{}", names.chunks_stream(0));
-    client.request(purge, all.into()).await.unwrap();
+    let log = system.names().chunks(0, &job);
+    system.remove(&system.shard(), &log).await;
     go.notify_one();
     let state = system.ended(&job).await;
     let found = (state.status, state.attempt, state.seq);

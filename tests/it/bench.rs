@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::broker;
 use crate::support::process::{Process, tailwater};
-use crate::support::{eventually, until};
+use crate::support::{eventually, root, until};
 
 /// Runs `tailwater bench` with these arguments, and returns its report.
 async fn bench(args: &str) -> Value {
@@ -139,7 +139,7 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
 /// Starts `scripts/bench.sh` with this program.
 fn compare(args: &[&str]) -> Process {
     let program = env!("CARGO_BIN_EXE_tailwater");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/bench.sh");
+    let script = root().join("scripts/bench.sh");
     let server = broker::program().display().to_string();
     let variables = [
         ("TAILWATER_PROGRAM", program),

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::support::third_party::ThirdParty;
 use crate::support::tokens::SIGNING;
 use crate::support::up::{up, up_with};
-use crate::support::within;
+use crate::support::{root, within};
 
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
@@ -18,8 +18,7 @@ async fn run(file: &str, names: &[&str]) {
 
 /// The same, with another program for these jobs, and with these flags.
 async fn run_with(program: &str, file: &str, flags: &[&str], names: &[&str]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let words = root.join("tests/clients/browser").join(program);
+    let words = root().join("tests/clients/browser").join(program);
     let up = up_with(
         TempDir::new().unwrap(),
         flags,
@@ -192,7 +191,7 @@ async fn the_console_says_what_a_token_does_not_allow_and_asks_again_when_it_exp
 async fn the_pictures_show_the_console_as_it_is() {
     let mut check = Command::new("node");
     check.args(["scripts/pictures.mjs", "--check"]);
-    check.current_dir(env!("CARGO_MANIFEST_DIR"));
+    check.current_dir(root());
     let checked = within("a check of the pictures", check.output())
         .await
         .unwrap();

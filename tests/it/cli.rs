@@ -1,6 +1,5 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::support::client::follow;
 use crate::support::process::{Process, Ran, run, tailwater};
 use crate::support::system::{System, text, words};
 use crate::support::up::up;
-use crate::support::{python, until, within};
+use crate::support::{python, root, until, within};
 
 /// Whether a process listens on this address.
 async fn is_open(addr: &str) -> bool {
@@ -275,8 +274,8 @@ async fn an_edge_with_several_threads_serves_all_clients() {
 #[tokio::test]
 async fn the_python_example_runs_jobs() {
     let up = up(TempDir::new().unwrap(), &[]).await;
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker.py");
-    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src");
+    let example = root().join("examples/worker.py");
+    let library = root().join("clients/python/src");
     let env = [
         ("TAILWATER_NATS", up.nats.as_str()),
         ("PYTHONPATH", library.to_str().unwrap()),

@@ -1,5 +1,4 @@
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::signatures::assert_signed;
 use crate::support::system::{SECRET, System, limited};
-use crate::support::{assert_fields, assert_within, python, until};
+use crate::support::{assert_fields, assert_within, python, root, until};
 
 /// The example, with another function `run`.
 struct PythonEndpoint {
@@ -43,7 +42,7 @@ const TASKS: &str = r#"
 
 impl PythonEndpoint {
     async fn start() -> Self {
-        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/endpoint.py");
+        let example = root().join("examples/endpoint.py");
         let text = fs::read_to_string(example).unwrap();
         let (before, rest) = text.split_once("def run(text):\n").unwrap();
         let (_, after) = rest.split_once("\n\n\n").unwrap();

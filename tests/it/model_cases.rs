@@ -1,20 +1,19 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::openai::{OpenAi, OpenAiSettings};
 
-use crate::support::PATIENCE;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::system::System;
+use crate::support::{PATIENCE, root};
 
 /// The cases by name: what a server answers, and the expected outcome.
 fn cases() -> BTreeMap<String, Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/openai");
+    let folder = root().join("tests/cases/openai");
     let files = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());

@@ -45,25 +45,11 @@ async fn stored(system: &System, job: &JobId) -> [usize; 3] {
     ]
 }
 
-/// Sends a request to JetStream, beside this library.
-async fn ask(system: &System, request: &str, body: String) -> Value {
-    let client = system.client().await;
-    let answer = client.request(format!("$JS.API.{request}"), body.into());
-    serde_json::from_slice(&answer.await.unwrap().payload).unwrap()
-}
-
-/// Removes the messages of a subject, beside this library.
-async fn remove(system: &System, stream: &str, subject: &str) {
-    let filter = json!({"filter": subject}).to_string();
-    let answer = ask(system, &format!("STREAM.PURGE.{stream}"), filter).await;
-    assert!(answer["purged"].as_u64() > Some(0), "{answer}");
-}
-
 /// Makes the queue lose a job, as one that was emptied, or restored from a backup.
 async fn lose(system: &System, job: &JobId) {
     let names = system.names();
     let queued = names.queued_of_any_kind(job);
-    remove(system, &names.jobs_stream(), &queued).await;
+    system.remove(&names.jobs_stream(), &queued).await;
 }
 
 async fn delete(edge: &Edge, job: &str) -> u16 {
@@ -282,15 +268,16 @@ async fn a_purged_job_is_not_started_by_a_late_delivery() {
     // After the ack wait, the queue delivers the job to the worker.
     let consumer = format!("CONSUMER.INFO.{}.demo", names.jobs_stream());
     until("the second delivery", async || {
-        ask(&system, &consumer, String::new()).await["delivered"]["consumer_seq"] == 2
+        let info = system.ask_jetstream(&consumer, &json!({})).await;
+        info["delivered"]["consumer_seq"] == 2
     })
     .await;
     system.cancel_running(&job).await;
     let shard = job.shard(system.log.shards());
     let queued = names.queued_of_any_kind(&job);
-    remove(&system, &names.jobs_stream(), &queued).await;
+    system.remove(&names.jobs_stream(), &queued).await;
     let log = names.chunks(shard, &job);
-    remove(&system, &names.chunks_stream(shard), &log).await;
+    system.remove(&names.chunks_stream(shard), &log).await;
     link.set(Flow::Open);
     // The worker runs one job at a time.
     let next = system.submit("next", words(3, 0, 1)).await;

@@ -1,17 +1,16 @@
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tailwater::wire::{ClientFrame, Encoding, Submission};
 
 use crate::support::broker::Broker;
-use crate::support::python;
 use crate::support::system::{System, words};
+use crate::support::{python, root};
 
 /// Which of the values match the schema of this name, according to an independent validator.
 fn validate(values: &[(&str, Value)]) -> Vec<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let mut child = Command::new(python("python"))
         .arg(root.join("tests/clients/validate.py"))
         .arg(root.join("src/wire/schema/tailwater.schema.json"))

@@ -64,13 +64,7 @@ async fn until_segments(system: &System, count: u64) {
 
 /// Sends a request to JetStream that must succeed.
 async fn request(system: &System, request: &str, body: Value) {
-    let subject = format!("$JS.API.{request}");
-    let answer = system
-        .client()
-        .await
-        .request(subject, body.to_string().into())
-        .await;
-    let answer: Value = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    let answer = system.ask_jetstream(request, &body).await;
     assert!(answer.get("error").is_none(), "{request}: {answer}");
 }
 
@@ -81,6 +75,12 @@ async fn remove_event(system: &System, job: &JobId, seq: u64) {
     let stream_seq = last.stream_seq - (last.seq.0 - seq);
     let delete = format!("STREAM.MSG.DELETE.{}", system.shard());
     request(system, &delete, json!({"seq": stream_seq})).await;
+}
+
+/// Leaves readers only the log.
+async fn remove_segments(system: &System) {
+    let purge = format!("STREAM.PURGE.{}", system.names().segments_stream(0));
+    request(system, &purge, json!({})).await;
 }
 
 /// What a client of a new edge sees of a job.
@@ -101,8 +101,7 @@ async fn a_late_watcher_reads_segments_instead_of_the_log() {
     let state = system.state(&job).await.unwrap();
     assert_eq!((state.output, state.truncated), (text(300), false));
     // Without segments, the log alone is read.
-    let purge = format!("STREAM.PURGE.{}", system.names().segments_stream(0));
-    request(&system, &purge, json!({})).await;
+    remove_segments(&system).await;
     let seen = seen(&system, "late").await;
     assert_eq!(seen.missing, [(130, 130)]);
     system.end().await;
@@ -139,8 +138,7 @@ async fn replayed_events_are_counted_by_where_they_were_read() {
             assert_eq!(value("events_total", unused).await, 0.0, "{unused}");
         }
         // The next edge has only the log.
-        let purge = format!("STREAM.PURGE.{}", system.names().segments_stream(0));
-        request(&system, &purge, json!({})).await;
+        remove_segments(&system).await;
     }
     system.end().await;
 }

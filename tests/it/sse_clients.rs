@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::Stdio;
 
 use futures_util::future::{join, join_all};
@@ -12,7 +11,7 @@ use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, python, within};
+use crate::support::{assert_within, python, root, within};
 
 /// A program that follows a job with a third-party library.
 struct Follower {
@@ -31,7 +30,7 @@ struct Report {
 
 /// `eventsource` and `event-source-polyfill` for Node.js, and `httpx-sse` for Python.
 fn all(addr: &str, job: &str, drops: u32) -> [Follower; 3] {
-    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let clients = root().join("tests/clients");
     let url = format!("http://{addr}/api/jobs/{job}/events");
     let start = |name, mut command: Command, url: &str| {
         command

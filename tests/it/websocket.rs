@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
@@ -16,7 +15,7 @@ use crate::support::client::{Client, Encoding, Frame, Seen, follow_in};
 use crate::support::http::{UPGRADE, http, refused};
 use crate::support::scenarios::in_both_encodings;
 use crate::support::system::{Edge, System, text, words};
-use crate::support::{assert_fields, within};
+use crate::support::{assert_fields, python, root, within};
 
 in_both_encodings!(
     submitting_a_key_again_returns_the_same_job,
@@ -161,14 +160,6 @@ async fn a_cancel_returns_the_sequence_number_of_its_event(broker: &Broker, enco
 }
 
 async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encoding) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // scripts/test.sh puts it there, with what the script imports.
-    let python = root.join(".tools/venv/bin/python");
-    assert!(
-        python.exists(),
-        "no {}: run scripts/test.sh, which makes it",
-        python.display()
-    );
     let system = System::on(broker).await;
     system.demo().await;
     let edge = system.edge().await;
@@ -179,8 +170,8 @@ async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encod
     } else {
         "msgpack"
     };
-    let script = root.join("tests/clients/handshake.py");
-    let mut client = Command::new(python);
+    let script = root().join("tests/clients/handshake.py");
+    let mut client = Command::new(python("python"));
     client
         .arg(script)
         .args([&edge.addr, "python", codec])

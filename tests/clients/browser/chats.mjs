@@ -1,25 +1,10 @@
 // `useChat` of the unmodified AI SDK in Chromium: the page is reloaded, its network breaks, and the answer is the job's.
 import assert from "node:assert/strict";
-import { fileURLToPath } from "node:url";
-import { require, run } from "./world.mjs";
+import { bundle, run } from "./world.mjs";
 
-/** The page as one module, with the packages of one version of the SDK. */
-async function bundle(packages) {
-  const { outputFiles } = await require("esbuild").build({
-    entryPoints: [fileURLToPath(new URL("chat.js", import.meta.url))],
-    alias: packages,
-    nodePaths: [fileURLToPath(new URL("../../../.tools/node/node_modules", import.meta.url))],
-    bundle: true,
-    format: "esm",
-    write: false,
-    logLevel: "error",
-  });
-  return outputFiles[0].text;
-}
-
-/** A page with the chat, over `network`. */
+/** A page with the chat, over `network`. `packages` are those of another version of the SDK. */
 async function open(world, transport, { packages = {}, hasOwnChat = false } = {}) {
-  world.pages.files["/chat.js"] = ["text/javascript", await bundle(packages)];
+  world.pages.files["/chat.js"] = ["text/javascript", await bundle("chat.js", packages)];
   const given = [`http://${world.network.addr}`, transport, hasOwnChat].map((value) => JSON.stringify(value));
   const html = `<!doctype html><title>A chat</title><link rel="icon" href="data:,"><div id="app"></div>
     <script type="module">import { start } from "/chat.js"; start(${given});</script>`;

@@ -157,9 +157,7 @@ await run({
       await tab.waitForFunction((job) => items.some((item) => item.job === job && item.status === "sent"), job);
       assert.deepEqual(await tab.evaluate(() => tw.queued()), []);
     }
-    const headers = { accept: "application/json" };
-    const { events } = await (await fetch(`http://${world.addr}/api/jobs/${job}/events`, { headers })).json();
-    const types = events.map(({ type }) => type);
+    const types = (await world.events(job)).map(({ type }) => type);
     assert.deepEqual([types.filter((type) => type === "job:queued:v1").length, types.filter((type) => type === "job:started:v1").length], [1, 1]);
   },
 

@@ -1,22 +1,14 @@
 // The console in Chromium, as the edge serves it.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { audit, copied, eventsOf, hasRows, isShown, open, pasted, says, submit, tailwater, text } from "./console_page.mjs";
+import { audit, copied, hasRows, isShown, open, pasted, says, settle, submit, tailwater, text } from "./console_page.mjs";
 import { run } from "./world.mjs";
 
 /** A kind of this scenario's own, whose jobs fail once. */
 async function startRetrying(world, page) {
   const kind = `retry-${Math.random().toString(36).slice(2)}`;
   const program = fileURLToPath(new URL("retry.sh", import.meta.url));
-  const args = ["worker", "--nats", world.nats, "--kind", kind, "exec", "--format", "ndjson", "--", "bash", program];
-  const child = spawn(world.bin, args, { stdio: "ignore" });
-  const dies = once(child, "exit");
-  world.after(async () => {
-    child.kill("SIGTERM");
-    await dies;
-  });
+  world.worker(kind, ["bash", program], ["--format", "ndjson"]);
   await page.waitForSelector(`#kind option[value=${kind}]`, { state: "attached" });
   return kind;
 }
@@ -142,7 +134,7 @@ await run({
     // What the first attempt wrote is in the log only.
     assert.equal(await text(page, "text"), output);
     assert.equal(await page.getByRole("region", { name: "Reasoning" }).textContent(), "<i>thought-2</i>");
-    const events = await eventsOf(world, job);
+    const events = await world.events(job);
     assert.deepEqual(await column(page, 1), events.map(({ seq }) => `${seq}`));
     assert.equal((await column(page, 2))[0], "0.00 s");
     const attempts = events.map(({ attempt }) => (attempt ? `${attempt}` : "–"));
@@ -176,7 +168,7 @@ await run({
     await page.selectOption("#kind", kind);
     await page.fill("#input", JSON.stringify({ text: "it's" }));
     const accepted = JSON.parse(await pasted(await copied(page, "#submit-curl")));
-    const [queued] = await eventsOf(world, accepted.job);
+    const [queued] = await world.events(accepted.job);
     assert.deepEqual([queued.kind, queued.input], [kind, { text: "it's" }]);
     // The same job once more.
     await page.click("#again");
@@ -338,18 +330,16 @@ await run({
     const { page, faults, requests } = await open(world, { addr, clock: true });
     const polled = async () => (await page.waitForResponse((response) => response.url().endsWith("/api/stats"))).finished();
     const asked = () => requests.filter((url) => POLLED.includes(new URL(url).pathname)).length;
-    // Whatever the page had asked for has arrived before this has.
-    const settle = () => page.evaluate(async () => void (await (await fetch("/healthz")).text()));
     await Promise.all([polled(), page.clock.fastForward(11 * 60_000)]);
-    await settle();
+    await settle(page);
     const before = asked();
     await page.clock.fastForward(12_000);
-    await settle();
+    await settle(page);
     assert.equal(asked(), before);
     await Promise.all([polled(), page.clock.fastForward(30_000)]);
-    await settle();
+    await settle(page);
     await Promise.all([polled(), page.keyboard.press("Shift")]);
-    await settle();
+    await settle(page);
     await Promise.all([polled(), page.clock.fastForward(2500)]);
     assert.deepEqual(faults, []);
   },

@@ -2,15 +2,13 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { writeFile } from "node:fs/promises";
-import { audit, copied, hasRows, isShown, isUsable, pasted, says, submit, tailwater, text, visit } from "./console_page.mjs";
+import { audit, copied, hasRows, isShown, isUsable, pasted, says, settle, submit, tailwater, text, visit } from "./console_page.mjs";
 import { run } from "./world.mjs";
 
 /** An edge with JSON Web Tokens, and what signs one with these flags. */
 async function jwtEdge(world) {
-  const secret = `${world.folder}/secret`;
-  await writeFile(secret, randomBytes(32).toString("base64"));
-  const { addr } = await world.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret]);
-  const sign = (sub, ...flags) => tailwater(world, "token", "--auth-secret", secret, "--sub", sub, ...flags);
+  const { addr, secretFile } = await world.edgeWithTokens();
+  const sign = (sub, ...flags) => tailwater(world, "token", "--auth-secret", secretFile, "--sub", sub, ...flags);
   return { addr, sign };
 }
 
@@ -21,6 +19,16 @@ async function give(page, token) {
 
 const asksForToken = (page) => page.waitForSelector("#token-form", { state: "visible" });
 
+/** A job that runs, and the console that somebody opened by a link to it. It asks for a token. */
+async function followLink(world) {
+  const { addr, sign } = await jwtEdge(world);
+  const input = world.input();
+  const job = await world.submit(input);
+  const { page, faults } = await visit(world, { addr, hash: `#job=${job}`, refusals: true });
+  await asksForToken(page);
+  return { input, job, sign, page, faults };
+}
+
 /** A person with a token that allows everything uses the console; `lesser` may not read the edge's numbers. */
 async function use(world, { addr, admin, lesser }) {
   const { page, faults, requests } = await visit(world, { addr, refusals: true, clock: true });
@@ -28,12 +36,11 @@ async function use(world, { addr, admin, lesser }) {
   await audit(page, "without a token");
   assert.equal(await text(page, "token-error"), "");
   // Nothing more is asked for meanwhile.
-  const settle = () => page.evaluate(async () => void (await (await fetch("/healthz")).text()));
-  await settle();
+  await settle(page);
   const asked = () => requests.filter((url) => new URL(url).pathname.startsWith("/api/")).length;
   const before = asked();
   await page.clock.fastForward(60_000);
-  await settle();
+  await settle(page);
   assert.equal(asked(), before);
 
   await give(page, "a-token-that-nobody-has-issued");
@@ -95,11 +102,7 @@ await run({
 
   /** A token that expires is asked for again, and the job goes on where it was. */
   async expiry(world) {
-    const { addr, sign } = await jwtEdge(world);
-    const input = world.input();
-    const job = await world.submit(input);
-    const { page, faults } = await visit(world, { addr, hash: `#job=${job}`, refusals: true });
-    await asksForToken(page);
+    const { input, job, sign, page, faults } = await followLink(world);
     await give(page, await sign("alice", "--ttl", "8s", "--admin"));
     await hasRows(page, 6);
     await asksForToken(page);
@@ -114,11 +117,7 @@ await run({
 
   /** With a token for one job the console shows that job, and refuses the rest in words. */
   async one_job(world) {
-    const { addr, sign } = await jwtEdge(world);
-    const input = world.input();
-    const job = await world.submit(input);
-    const { page, faults } = await visit(world, { addr, hash: `#job=${job}`, refusals: true });
-    await asksForToken(page);
+    const { input, job, sign, page, faults } = await followLink(world);
     await give(page, await sign("carol", "--ttl", "1h", "--watch", job));
     await hasRows(page, 6);
     await page.waitForSelector("#jobs-table-refused", { state: "visible" });

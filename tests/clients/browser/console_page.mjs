@@ -72,6 +72,9 @@ export const text = (page, id) => page.textContent(`#${id}`);
 export const hasRows = (page, count) =>
   page.waitForFunction((count) => document.querySelectorAll("#log tr").length >= count, count);
 
+/** Waits until an answer has arrived that the page asks for after everything else that it has asked for. */
+export const settle = (page) => page.evaluate(async () => void (await (await fetch("/healthz")).text()));
+
 /** The text that a button copies. */
 export async function copied(page, button) {
   await page.evaluate(() => void (window.copied = undefined));
@@ -90,12 +93,6 @@ export async function pasted(command, env = {}) {
 export async function tailwater({ bin }, ...args) {
   const { stdout } = await execute(bin, args, { timeout: 20_000 });
   return stdout.trim();
-}
-
-/** The events of a job, from an edge that needs no token. */
-export async function eventsOf({ addr }, job) {
-  const response = await fetch(`http://${addr}/api/jobs/${job}/events`, { headers: { accept: "application/json" } });
-  return (await response.json()).events;
 }
 
 /** Requires that axe-core finds nothing. */

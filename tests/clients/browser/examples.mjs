@@ -1,9 +1,8 @@
 // The pages of examples/, in Chromium: what each shows in the end is the job's whole output.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { require, run } from "./world.mjs";
@@ -13,14 +12,8 @@ const path = (name) => fileURLToPath(new URL(name, root));
 
 /** An edge that requires tokens, and a token with which a service may submit. */
 async function guardedEdge(world) {
-  const secret = `${world.folder}/secret`;
-  await writeFile(secret, randomBytes(32).toString("base64"));
-  const edge = await world.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret]);
-  const args = ["token", "--auth-secret", secret, "--sub", "service", "--submit", "demo", "--ttl", "1h"];
-  const child = spawn(world.bin, args, { stdio: ["ignore", "pipe", "inherit"] });
-  let token = "";
-  for await (const data of child.stdout) token += data;
-  return { url: `http://${edge.addr}`, token: token.trim() };
+  const { addr } = await world.edgeWithTokens();
+  return { url: `http://${addr}`, token: world.token({ submit: ["demo"] }, 3600) };
 }
 
 /** Waits until the page's only `pre` has the job's whole output. */

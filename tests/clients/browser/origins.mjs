@@ -75,7 +75,7 @@ async function assertHarmless(world, job, learned) {
   const ids = jobs.map(({ id }) => id);
   assert.ok(ids.includes(job), ids.join());
   assert.deepEqual(ids.filter((id) => !world.jobs.has(id)), []);
-  const { events } = await (await fetch(`http://${world.addr}/api/jobs/${job}/events`, { headers: { accept: "application/json" } })).json();
+  const events = await world.events(job);
   assert.ok(!events.some(({ type }) => type === "job:cancel-requested:v1"));
 }
 

@@ -3,27 +3,13 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { require, run } from "./world.mjs";
+import { bundle, run } from "./world.mjs";
 
 const client = (name) => fileURLToPath(new URL(`../../../clients/typescript/dist/${name}.js`, import.meta.url));
 
-/** The application as one module. */
-async function bundle() {
-  const { outputFiles } = await require("esbuild").build({
-    entryPoints: [fileURLToPath(new URL("app.js", import.meta.url))],
-    alias: { tailwater: client("client"), "tailwater/react": client("react") },
-    nodePaths: [fileURLToPath(new URL("../../../.tools/node/node_modules", import.meta.url))],
-    bundle: true,
-    format: "esm",
-    write: false,
-    logLevel: "error",
-  });
-  return outputFiles[0].text;
-}
-
 await run({
   async react(world) {
-    const program = await bundle();
+    const program = await bundle("app.js", { tailwater: client("client"), "tailwater/react": client("react") });
     const edge = `http://${world.network.addr}`;
     // On the server: in Node, where there is no window.
     const folder = await mkdtemp(`${tmpdir()}/tailwater-react-`);

@@ -9,6 +9,7 @@ import { createRequire } from "node:module";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 
 const root = new URL("../../../", import.meta.url);
 export const require = createRequire(new URL(".tools/node/package.json", root));
@@ -28,6 +29,20 @@ export function launch({ flags = [], ...options } = {}) {
   // Playwright switches the back/forward cache off, which people have.
   const ignoreDefaultArgs = ["--disable-back-forward-cache"];
   return chromium.launch({ executablePath, args: [...FLAGS, ...flags], ignoreDefaultArgs, ...options });
+}
+
+/** A program of this folder as one module, with other packages for the names in `alias`. */
+export async function bundle(file, alias) {
+  const { outputFiles } = await require("esbuild").build({
+    entryPoints: [fileURLToPath(new URL(file, import.meta.url))],
+    alias,
+    nodePaths: [fileURLToPath(new URL(".tools/node/node_modules", root))],
+    bundle: true,
+    format: "esm",
+    write: false,
+    logLevel: "error",
+  });
+  return outputFiles[0].text;
 }
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -108,11 +123,12 @@ export class World {
     return `${message}.${createHmac("sha256", this.secret).update(message).digest("base64url")}`;
   }
 
-  /** Another edge over the same log, which checks tokens. */
+  /** Another edge over the same log, which checks tokens, and the file with its secret. */
   async edgeWithTokens(flags = []) {
-    const secret = `${this.folder}/secret`;
-    await writeFile(secret, this.secret);
-    return this.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secret, ...flags]);
+    const secretFile = `${this.folder}/secret`;
+    await writeFile(secretFile, this.secret);
+    const edge = await this.edge("127.0.0.1:0", ["--auth", "jwt", "--auth-secret", secretFile, ...flags]);
+    return { ...edge, secretFile };
   }
 
   /** The input of a job that prints words until `finish` is called with it. */
@@ -141,6 +157,13 @@ export class World {
     return state;
   }
 
+  /** The stored events of a job, from an edge that needs no token. */
+  async events(job) {
+    const headers = { accept: "application/json" };
+    const response = await fetch(`http://${this.addr}/api/jobs/${job}/events`, { headers });
+    return (await response.json()).events;
+  }
+
   /** Another edge over the same log. */
   async edge(listen = "127.0.0.1:0", flags = []) {
     const args = ["edge", "--nats", this.nats, "--listen", listen, ...flags];
@@ -157,9 +180,9 @@ export class World {
     throw new Error("The edge did not start.");
   }
 
-  /** A worker of this kind that runs a program. */
-  worker(kind, command) {
-    const args = ["worker", "--nats", this.nats, "--kind", kind, "exec", "--", ...command];
+  /** A worker of this kind that runs a program, with more flags of `exec`. */
+  worker(kind, command, flags = []) {
+    const args = ["worker", "--nats", this.nats, "--kind", kind, "exec", ...flags, "--", ...command];
     const child = spawn(this.bin, args, { stdio: "ignore" });
     const dies = once(child, "exit");
     this.#ends.push(async () => {

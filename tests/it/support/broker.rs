@@ -14,7 +14,7 @@ use tailwater::process_group::{Signal, kill_group};
 use tempfile::TempDir;
 
 use super::link::{Flow, Link};
-use super::roles;
+use super::{roles, root};
 
 /// A broker of one or three nodes.
 pub struct Broker {
@@ -38,7 +38,7 @@ struct Node {
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server.sh");
+        let script = root().join("scripts/nats-server.sh");
         let found = Command::new(script)
             .stderr(Stdio::inherit())
             .output()
@@ -225,7 +225,7 @@ impl Node {
     fn start(&mut self) {
         self.kill();
         let config = self.dir.join("server.conf");
-        let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("nats/server.conf");
+        let shared = root().join("nats/server.conf");
         let shared = fs::read_to_string(shared).unwrap();
         // Streams reserve their size. Those of all tests together reserve more than a small disk
         // has, but use little.

@@ -1,6 +1,5 @@
 //! Verifies signed requests with the reference library of Standard Webhooks, in Python.
 
-use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -8,11 +7,11 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::http_server::Request;
 use super::system::SECRET;
-use super::{python, within};
+use super::{python, root, within};
 
 /// Requires that each request has a valid signature, and none once it was changed.
 pub async fn assert_signed(requests: &[Request]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/webhooks.py");
+    let script = root().join("tests/clients/webhooks.py");
     let mut verifier = tokio::process::Command::new(python("python"))
         .arg(script)
         .arg(SECRET)

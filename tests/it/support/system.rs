@@ -353,9 +353,24 @@ impl System {
 
     /// What the broker says about a stream.
     pub async fn stream_info(&self, stream: &str) -> Value {
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
-        let answer = self.client().await.request(subject, "".into()).await;
+        self.ask_jetstream(&format!("STREAM.INFO.{stream}"), &json!({}))
+            .await
+    }
+
+    /// The answer to a request that is sent to JetStream beside this library.
+    pub async fn ask_jetstream(&self, request: &str, body: &Value) -> Value {
+        let subject = format!("$JS.API.{request}");
+        let body = body.to_string().into();
+        let answer = self.client().await.request(subject, body).await;
         serde_json::from_slice(&answer.unwrap().payload).unwrap()
+    }
+
+    /// Removes the messages of a subject, beside this library.
+    pub async fn remove(&self, stream: &str, subject: &str) {
+        let request = format!("STREAM.PURGE.{stream}");
+        let filter = json!({"filter": subject});
+        let answer = self.ask_jetstream(&request, &filter).await;
+        assert!(answer["purged"].as_u64() > Some(0), "{answer}");
     }
 
     /// The node that leads the first shard.

@@ -1,7 +1,6 @@
 //! Every transport, each with an independent client: a script of `tests/clients/transports` that
 //! follows a job through any number of drops and prints what it receives, one frame a line.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::client::Seen;
+use super::root;
 
 /// A transport and the client that follows jobs through it.
 struct Transport {
@@ -79,7 +79,7 @@ pub struct Follower {
 
 impl Follower {
     fn start(transport: &'static Transport, addr: &str, job: &str, compact: bool) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = root();
         let (script, options) = transport.args.split_first().unwrap();
         let mut child = Command::new(if transport.program == PYTHON {
             root.join(PYTHON)
