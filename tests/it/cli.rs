@@ -15,7 +15,7 @@ use crate::support::client::follow;
 use crate::support::process::{Process, Ran, run, tailwater};
 use crate::support::system::{System, text, words};
 use crate::support::up::up;
-use crate::support::{python, root, until, within};
+use crate::support::{eventually, python, root, until, within};
 
 /// Whether a process listens on this address.
 async fn is_open(addr: &str) -> bool {
@@ -334,8 +334,11 @@ async fn tail_reports_a_job_that_does_not_exist() {
 
 #[tokio::test]
 async fn up_reports_its_nats_port_when_the_default_is_taken() {
-    // This test or another one uses the port.
-    let _taken = TcpListener::bind("127.0.0.1:4222");
+    // Another test may have the port, but not until `up` looks at it.
+    let _taken = eventually("the port 4222", async || {
+        TcpListener::bind("127.0.0.1:4222").ok()
+    })
+    .await;
     let dir = TempDir::new().unwrap();
     let program = broker::program().display();
     let data = dir.path().display();
