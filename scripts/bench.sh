@@ -9,7 +9,8 @@
 #   --seconds N      how long a live cell lasts
 #   --json FILE      where all reports are written; otherwise target/bench.json
 #   CELL...          only these of fan-out one-to-one many-jobs busy-jobs most-fan-out most-one-to-one idle-shared idle-own
-#                    resume-one resume-many resume-cold late memory
+#                    resume-one resume-many resume-cold late memory. Only if they are named: growth-jobs
+#                    growth-watchers (10 to 10,000 of them, in as many files) worker
 # TAILWATER_PROGRAM is a program to measure instead of building one. What the other servers need is installed into the
 # git-ignored .tools/, and redis-server as a system package if this runs as root. One that cannot be installed is named.
 set -euo pipefail
@@ -26,6 +27,8 @@ command -v python3 >/dev/null || die "python3 is missing."
 # Each connection is a file of the server and one of the benchmark.
 ulimit -n "$(ulimit -H -n)"
 (($(ulimit -n) == -1 || $(ulimit -n) >= 9500)) || say "only $(ulimit -n) open files are allowed: cells with 9000 clients fail"
+[[ "$*" != *growth* ]] || (($(ulimit -n) == -1 || $(ulimit -n) >= 14000)) ||
+  say "only $(ulimit -n) open files are allowed: one address gets three quarters of the connections, so 10,000 clients fail"
 
 # Every flag of `tailwater` is also a variable. Variables set for another purpose must not change the measurement.
 program=${TAILWATER_PROGRAM:-}
