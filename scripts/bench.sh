@@ -2,7 +2,7 @@
 # Compares Tailwater with the least that a server can do (the floor, scripts/bench/floor.c) and with other servers that
 # stream to many clients: the same load, the same clients, one after another in the same run. Prints a table; in
 # parentheses are ratios to the floor. Uses only the loopback interface, and stops everything that it started.
-#   --quick          one short run of each cell: 5 minutes. Otherwise medians of three, in 30 minutes
+#   --quick          one short run of each cell: 5 minutes. Otherwise medians of three, in 40 minutes
 #   --servers LIST   only these of floor,tailwater,tailwater-sse,durable-streams,durable-streams-memory,socketio,
 #                    socketio-streams,resumable-stream
 #   --missing N=WHY  install nothing for servers that need redis, durable-streams or cc, and do not measure them
@@ -85,4 +85,4 @@ if [[ $wanted == *durable-streams* ]]; then
   fi
 fi
 
-exec timeout --foreground --kill-after 20 2400 python3 scripts/bench/run.py "${arguments[@]}" "$@"
+exec timeout --foreground --kill-after 20 3600 python3 scripts/bench/run.py "${arguments[@]}" "$@"
