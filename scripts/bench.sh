@@ -2,14 +2,15 @@
 # Compares Tailwater with the least that a server can do (the floor, scripts/bench/floor.c) and with other servers that
 # stream to many clients: the same load, the same clients, one after another in the same run. Prints a table; in
 # parentheses are ratios to the floor. Uses only the loopback interface, and stops everything that it started.
-#   --quick          one short run of each cell: 5 minutes. Otherwise medians of three, in 30 minutes
+#   --quick          one short run of each cell: 5 minutes. Otherwise medians of three, in 40 minutes
 #   --servers LIST   only these of floor,tailwater,tailwater-sse,durable-streams,durable-streams-memory,socketio,
 #                    socketio-streams,resumable-stream
 #   --missing N=WHY  install nothing for servers that need redis, durable-streams or cc, and do not measure them
 #   --seconds N      how long a live cell lasts
 #   --json FILE      where all reports are written; otherwise target/bench.json
 #   CELL...          only these of fan-out one-to-one many-jobs busy-jobs most-fan-out most-one-to-one idle-shared idle-own
-#                    resume-one resume-many resume-cold late memory
+#                    resume-one resume-many resume-cold late memory. Only if they are named: growth-jobs
+#                    growth-watchers (10 to 10,000 of them, in as many files) worker
 # TAILWATER_PROGRAM is a program to measure instead of building one. What the other servers need is installed into the
 # git-ignored .tools/, and redis-server as a system package if this runs as root. One that cannot be installed is named.
 set -euo pipefail
@@ -26,6 +27,8 @@ command -v python3 >/dev/null || die "python3 is missing."
 # Each connection is a file of the server and one of the benchmark.
 ulimit -n "$(ulimit -H -n)"
 (($(ulimit -n) == -1 || $(ulimit -n) >= 9500)) || say "only $(ulimit -n) open files are allowed: cells with 9000 clients fail"
+[[ "$*" != *growth* ]] || (($(ulimit -n) == -1 || $(ulimit -n) >= 14000)) ||
+  say "only $(ulimit -n) open files are allowed: one address gets three quarters of the connections, so 10,000 clients fail"
 
 # Every flag of `tailwater` is also a variable. Variables set for another purpose must not change the measurement.
 program=${TAILWATER_PROGRAM:-}
@@ -82,4 +85,4 @@ if [[ $wanted == *durable-streams* ]]; then
   fi
 fi
 
-exec timeout --foreground --kill-after 20 2400 python3 scripts/bench/run.py "${arguments[@]}" "$@"
+exec timeout --foreground --kill-after 20 3600 python3 scripts/bench/run.py "${arguments[@]}" "$@"

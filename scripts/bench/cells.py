@@ -63,6 +63,10 @@ class Cell:
     once: bool = False
     # Rates to try, lowest first, until one is not held.
     rates: tuple = ()
+    # Loads to measure one after another, each with the figure of its place.
+    steps: tuple = ()
+    # Measured only if it is named: it answers a question of its own.
+    only_named: bool = False
 
     def covers(self, name):
         return (not self.only or name in self.only) and (SERVERS[name].keeps or not self.needs_history)
@@ -72,11 +76,14 @@ class Cell:
         load = (self.quick if options.quick else self.load).split()
         if options.seconds and "--seconds" in load:
             load[load.index("--seconds") + 1] = str(options.seconds)
+        if self.steps:
+            reports = [run([*load, *step.split()]) for step in self.steps]
+            return [report and figure.of(report) for figure, report in zip(self.figures, reports)]
         if not self.rates:
             report = run(load)
             return report and [figure.of(report) for figure in self.figures]
         best = [None]
-        for rate in self.rates[1::4] if options.quick else self.rates:
+        for rate in self.rates[::3] if options.quick else self.rates:
             report = run([*load, "--rate", str(rate)])
             if not report or not is_held(report):
                 break
@@ -93,8 +100,18 @@ def is_complete(report):
 
 
 def cpu(report, *more):
-    used = sum(report["cost"][name] or 0 for name in ("edge_cpu_s", *more))
+    return cpu_of(report, "edge_cpu_s", *more)
+
+
+def cpu_of(report, *processes):
+    used = sum(report["cost"][name] or 0 for name in processes)
     return used * 1e6 / max(report["deliveries"], 1)
+
+
+def offered(report):
+    """How many deliveries a second the load asks for. A load that is held has no others."""
+    plan = report["plan"]
+    return plan["jobs"] * plan["watchers"] * plan["rate"]
 
 
 def per_connection(report):
@@ -128,7 +145,7 @@ def live(name, text, load, delays=True, **more):
 
 
 def most(name, text, load, rates):
-    figure = Figure(f"{text}: most held, events/s", lambda report: report["per_second"], 0, False, "none")
+    figure = Figure(f"{text}: most held, events/s", offered, 0, False, "none")
     return Cell(name, f"{load} --seconds 3", f"{load} --seconds 2", [figure], rates=rates, once=True, only=MAIN)
 
 
@@ -145,6 +162,14 @@ def storm(name, text, load, **more):
         Figure("its CPU, s", if_complete(lambda report: report["cost"]["edge_cpu_s"]), 2, otherwise=""),
     ]
     return Cell(name, load, load, figures, needs_history=True, **more)
+
+
+def growth(name, *steps):
+    """The same number of deliveries a second, of ever more jobs or clients: titles and loads."""
+    figures = [Figure(f"{title}: µs of CPU per delivery", if_complete(cpu), otherwise="lost events") for title, _ in steps]
+    loads = tuple(load for _, load in steps)
+    only = (FLOOR, *TAILWATER)
+    return Cell(name, "--seconds 20", "--seconds 10", figures, only=only, once=True, steps=loads, only_named=True)
 
 
 CELLS = {
@@ -190,6 +215,33 @@ CELLS = {
             ],
             once=True,
             only=MAIN,
+        ),
+        growth(
+            "growth-jobs",
+            ("10 jobs × 1 client, 200/s", "--jobs 10 --watchers 1 --rate 200"),
+            ("100 jobs × 1 client, 20/s", "--jobs 100 --watchers 1 --rate 20"),
+            ("1000 jobs × 1 client, 2/s", "--jobs 1000 --watchers 1 --rate 2"),
+            ("10,000 jobs × 1 client, 0.2/s", "--jobs 10000 --watchers 1 --rate 0.2"),
+        ),
+        growth(
+            "growth-watchers",
+            ("1000 jobs × 1 client, 10/s", "--jobs 1000 --watchers 1 --rate 10"),
+            ("100 jobs × 10 clients, 10/s", "--jobs 100 --watchers 10 --rate 10"),
+            ("10 jobs × 100 clients, 10/s", "--jobs 10 --watchers 100 --rate 10"),
+            ("1 job × 1000 clients, 10/s", "--jobs 1 --watchers 1000 --rate 10"),
+            ("1 job × 10,000 clients, 1/s", "--jobs 1 --watchers 10000 --rate 1"),
+        ),
+        Cell(
+            "worker",
+            # A worker gathers text for a tenth of a second, so each job has ten events a second.
+            "--jobs 1000 --watchers 1 --worker --rate 20 --seconds 20",
+            "--jobs 1000 --watchers 1 --worker --rate 20 --seconds 10",
+            [
+                Figure("1000 jobs of a worker: µs of its CPU per event", if_complete(lambda report: cpu_of(report, "worker_cpu_s"))),
+                Figure("its events/s", lambda report: report["per_second"], 0),
+            ],
+            only=("tailwater",),
+            only_named=True,
         ),
     )
 }

@@ -148,7 +148,7 @@ def parsed():
     for program in ("tailwater", "nats-server", "floor", "redis", "peers", "durable-streams", "durable-streams-version"):
         parser.add_argument(f"--{program}", default="")
     options = parser.parse_args()
-    options.cells = options.cells or list(CELLS)
+    options.cells = options.cells or [name for name, cell in CELLS.items() if not cell.only_named]
     options.servers = options.servers.split(",")
     for given, known in ((options.cells, CELLS), (options.servers, SERVERS)):
         if unknown := [name for name in given if name not in known]:

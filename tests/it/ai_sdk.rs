@@ -209,6 +209,8 @@ async fn a_new_message_replaces_the_answer_that_still_runs() {
             body.to_string().as_bytes(),
         )
         .await;
+        // Pages with a transport of their own look at it.
+        assert_eq!(header(&head, "x-vercel-ai-ui-message-stream"), Some("v1"));
         let job = header(&head, "x-tailwater-job");
         (job.unwrap().to_owned(), body)
     };

@@ -2,13 +2,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::support::broker;
-use crate::support::process::{Process, tailwater};
-use crate::support::{eventually, root, until};
+use crate::support::process::{Process, at_a_terminal, tailwater};
+use crate::support::{eventually, python, root, until, within};
 
 /// Runs `tailwater bench` with these arguments, and returns its report.
 async fn bench(args: &str) -> Value {
@@ -74,6 +75,19 @@ async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
         "{report}"
     );
     assert!(report["cost"]["worker_cpu_s"].is_number(), "{report}");
+    for process in ["edge", "broker", "worker"] {
+        let memory = &report["cost"][format!("{process}_end_mib")];
+        assert!(memory.as_f64().unwrap() > 1.0, "{process}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_bench_shows_its_progress_at_a_terminal() {
+    let server = broker::program().display().to_string();
+    let plan = "--jobs 3 --watchers 2 --rate 20 --seconds 1";
+    let shown = at_a_terminal(&format!("bench --nats-server {server} {plan}")).await;
+    assert!(shown.contains(" of 120 deliveries, "), "{shown}");
+    assert!(shown.contains("deliveries/s "), "{shown}");
 }
 
 #[tokio::test]
@@ -185,6 +199,37 @@ async fn a_comparison_shows_ratios_to_the_floor_and_names_what_is_missing() {
         row["floor"].as_str().unwrap().parse::<f64>().unwrap() > 0.0,
         "{row}"
     );
+}
+
+/// Looks for the most that a server holds, in full and with `--quick`; reports take the place of runs.
+const SEARCH: &str = r#"
+import json, sys
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+from cells import CELLS
+
+def run(load):
+    rate = float(load[load.index("--rate") + 1])
+    plan = {"jobs": 1000, "watchers": 1, "rate": rate}
+    delays = {"p99": 90 if rate < 45 else 110}
+    # Less than the rate: a run also lasts until its last event has arrived.
+    return {"plan": plan, "delay_ms": delays, "per_second": 1, "lost": 0, "doubled": 0, "failed": 0}
+
+search = CELLS["most-one-to-one"].measured
+print(json.dumps([search(SimpleNamespace(quick=quick, seconds=None), run) for quick in (False, True)]))
+"#;
+
+#[tokio::test]
+async fn the_most_that_a_server_holds_is_the_last_load_without_late_events() {
+    let mut search = Command::new(python("python"));
+    search
+        .args(["-c", SEARCH])
+        .arg(root().join("scripts/bench"));
+    let found = within("a search", search.output()).await.unwrap();
+    let complaint = String::from_utf8_lossy(&found.stderr);
+    assert!(found.status.success(), "{complaint}");
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found, json!([[40_000.0], [30_000.0]]));
 }
 
 #[tokio::test]

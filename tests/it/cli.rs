@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::support::broker::{self, Broker};
 use crate::support::client::follow;
-use crate::support::process::{Process, Ran, run, tailwater};
+use crate::support::process::{Process, Ran, at_a_terminal, run, tailwater};
 use crate::support::system::{System, text, words};
 use crate::support::up::up;
 use crate::support::{eventually, python, root, until, within};
@@ -363,19 +363,6 @@ async fn an_edge_prints_ready_once_it_serves() {
         assert_eq!(ran.out, "");
         ran.fails(2, "run `tailwater setup` first");
     }
-}
-
-/// Runs `tailwater` in a terminal; returns everything it printed.
-async fn at_a_terminal(line: &str) -> String {
-    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
-    let mut command = Command::new(python("python"));
-    command
-        .args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")])
-        .args(line.split(' '))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let out = within("a command at a terminal", command.output()).await;
-    String::from_utf8(out.unwrap().stdout).unwrap()
 }
 
 #[tokio::test]

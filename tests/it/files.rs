@@ -1,5 +1,4 @@
 use serde_json::json;
-use tailwater::edge::EdgeSettings;
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get, get_json, header};
@@ -83,19 +82,15 @@ async fn an_edge_serves_the_console_unless_it_is_off() {
     );
     // The policy forbids scripts and styles in the page itself.
     assert!(!page.contains("<style") && !page.contains("style=") && !page.contains("onclick="));
-    let off = EdgeSettings {
-        console: false,
-        ..EdgeSettings::default()
-    };
-    let edge = system.edge_with(off).await;
+    let (_edge, addr) = system.edge_process(&["--console", "off"]).await;
     for path in files {
-        let (head, body) = get(&edge.addr, path, "").await;
+        let (head, body) = get(&addr, path, "").await;
         assert!(
             head.starts_with("HTTP/1.1 404 ") && body.contains("\"not_found\""),
             "{path}: {head}"
         );
     }
-    let (head, _) = get(&edge.addr, "/client.js", "").await;
+    let (head, _) = get(&addr, "/client.js", "").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     system.end().await;
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
+use crate::support::http::{exchange, http};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::system::{Edge, System};
@@ -175,6 +176,105 @@ async fn a_complete_answer_keeps_every_part() {
     expected["stream"] = true.into();
     expected["stream_options"] = json!({"include_usage": true});
     assert_eq!(request.json(), expected);
+    model.system.end().await;
+}
+
+/// A stream with text, a tool call in two pieces, and usage, as model servers send it.
+fn stream_with_a_call() -> String {
+    let call = |id: Value, arguments: &str| {
+        let function = json!({"name": "f", "arguments": arguments});
+        let piece = json!({"index": 0, "id": id, "type": "function", "function": function});
+        delta(&json!({"tool_calls": [piece]}))
+    };
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}});
+    [
+        delta(&json!({"role": "assistant", "content": ""})),
+        text("It is "),
+        text("cold."),
+        call(json!("c1"), "{\"x\":"),
+        call(Value::Null, "1}"),
+        reason("tool_calls"),
+        format!("data: {usage}\n\n"),
+        "data: [DONE]\n\n".to_owned(),
+    ]
+    .concat()
+}
+
+/// What a client makes of a stream of chunks.
+fn joined(stream: &str) -> Value {
+    let mut content = String::new();
+    let mut arguments = String::new();
+    let mut joined = json!({});
+    for data in stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+    {
+        if data == "[DONE]" {
+            joined["is_done"] = true.into();
+            continue;
+        }
+        let chunk: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(joined["is_done"], Value::Null, "{stream}");
+        let choice = &chunk["choices"][0];
+        content += choice["delta"]["content"].as_str().unwrap_or_default();
+        let call = &choice["delta"]["tool_calls"][0];
+        arguments += call["function"]["arguments"].as_str().unwrap_or_default();
+        let role = &choice["delta"]["role"];
+        let reason = &choice["finish_reason"];
+        for (name, value) in [
+            ("role", role),
+            ("call", &call["id"]),
+            ("function", &call["function"]["name"]),
+            ("index", &call["index"]),
+            ("reason", reason),
+            ("usage", &chunk["usage"]),
+        ] {
+            if !value.is_null() {
+                joined[name] = value.clone();
+            }
+        }
+    }
+    joined["content"] = content.into();
+    joined["arguments"] = arguments.into();
+    joined
+}
+
+#[tokio::test]
+async fn an_edge_answers_a_completion_as_the_model_server_does() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        exchange.begin().await;
+        exchange.send(stream_with_a_call()).await;
+        exchange.finish().await;
+    })
+    .await;
+    let model = Model::of(&server).await;
+    let mut request = json!({
+        "model": "demo", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.2,
+        "stream": true, "stream_options": {"include_usage": true},
+    });
+    let header = "Content-Type: application/json\r\n";
+    let path = "/v1/chat/completions";
+    let sent = request.to_string();
+    let (_, stream) = exchange(&model.edge.addr, "POST", path, header, sent.as_bytes()).await;
+    let expected = joined(&stream_with_a_call());
+    assert_eq!(expected["arguments"], "{\"x\":1}");
+    assert_eq!(joined(&stream), expected, "{stream}");
+    let received = server.requests()[0].json();
+    request["model"] = "m1".into();
+    assert_eq!(received, request);
+
+    request["model"] = "demo".into();
+    request["stream"] = false.into();
+    let sent = request.to_string();
+    let (status, _, whole) = http(&model.edge, "POST", path, header, sent.as_bytes()).await;
+    assert_eq!(status, 200, "{whole}");
+    let choice = &whole["choices"][0];
+    let function = json!({"name": "f", "arguments": "{\"x\":1}"});
+    let call = json!({"id": "c1", "type": "function", "function": function});
+    assert_eq!(choice["message"]["content"], "It is cold.");
+    assert_eq!(choice["message"]["tool_calls"], json!([call]));
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    assert_eq!(whole["usage"], expected["usage"]);
     model.system.end().await;
 }
 

@@ -208,6 +208,22 @@ test("a page that is left without the cache keeps its connection, and one that c
   await queued;
 });
 
+test("it connects at once when the network is back", async (t) => {
+  const dispatch = page(t);
+  edge.up = false;
+  const client = open();
+  const watch = client.watch("j");
+  await pass(60_000);
+  edge.up = true;
+  edge.start("j", "x");
+  await until(() => client.status === "waiting");
+  // From here on no time passes, so that only the event can end the pause.
+  const tried = edge.sockets.length;
+  dispatch("online");
+  await until(() => watch.text === "x");
+  assert.equal(edge.sockets.length, tried + 1);
+});
+
 test("a silent connection is asked for a sign of life, and abandoned when there is none", async () => {
   const client = open();
   client.watch("j");
@@ -600,4 +616,28 @@ test("a fixed token that is refused is not sent again", async () => {
   await until(() => edge.open.length);
   edge.open[0].drop(4401);
   await assert.rejects(watch.done, { code: "close_4401" });
+});
+
+test("state, jobs and events are requests with the token, and end with their signal", async () => {
+  const asked = [];
+  globalThis.fetch = async (address, { headers, signal }) => {
+    const { pathname, search } = new URL(address);
+    asked.push([pathname + search, new Headers(headers).get("authorization"), new Headers(headers).get("accept")]);
+    if (!signal) return Response.json({ of: pathname });
+    return new Promise((resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const client = open({ token: "t" });
+  assert.deepEqual(await client.state("j", { wait: 5 }), { of: "/api/jobs/j" });
+  assert.deepEqual(await client.jobs({ kind: "demo", status: undefined, limit: 2 }), { of: "/api/jobs" });
+  assert.deepEqual(await client.events("j", { after: 3 }), { of: "/api/jobs/j/events" });
+  const paths = ["/api/jobs/j?wait=5", "/api/jobs?kind=demo&limit=2", "/api/jobs/j/events?after=3"];
+  assert.deepEqual(asked, paths.map((path) => [path, "Bearer t", "application/json"]));
+  for (const ask of [(options) => client.state("j", options), client.jobs, (options) => client.events("j", options)]) {
+    const control = new AbortController();
+    const asking = ask({ signal: control.signal });
+    await until(() => asked.length > paths.length);
+    control.abort(new Error("enough"));
+    await assert.rejects(asking, /enough/);
+    asked.length = paths.length;
+  }
 });

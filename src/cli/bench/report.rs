@@ -69,6 +69,9 @@ pub(super) struct Costs {
     pub(super) edge_idle_mib: Option<f64>,
     pub(super) edge_connected_mib: Option<f64>,
     pub(super) edge_end_mib: Option<f64>,
+    /// Resident memory of the others at the end. It depends on the jobs, not on the connections.
+    pub(super) broker_end_mib: Option<f64>,
+    pub(super) worker_end_mib: Option<f64>,
 }
 
 impl BenchReport {
@@ -168,6 +171,8 @@ impl BenchReport {
             ("edge memory, idle", cost.edge_idle_mib),
             ("edge memory, all connected", cost.edge_connected_mib),
             ("edge memory, at the end", cost.edge_end_mib),
+            ("broker memory, at the end", cost.broker_end_mib),
+            ("worker memory, at the end", cost.worker_end_mib),
         ];
         for (name, mib) in memory {
             if let Some(mib) = mib {

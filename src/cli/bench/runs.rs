@@ -80,13 +80,14 @@ async fn live(
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
     meter.connected()?;
-    let started = Instant::now();
+    let mut started = Instant::now();
     if plan.idle {
         account.tally().restart(started);
         sleep(Duration::from_secs(plan.seconds)).await;
     } else {
         let schedule = schedule(plan);
-        account.tally().restart(schedule.start);
+        started = schedule.start;
+        account.tally().restart(started);
         let account = account.timed(Timing::Scheduled(schedule));
         let until = schedule.start + Duration::from_secs(plan.seconds) + BENCH_GRACE;
         let following = follow(watchers, Goal::Event(schedule.last()), &account, until);
@@ -381,6 +382,8 @@ impl CostMeter {
         self.cost.broker_cpu_s = used(1);
         self.cost.worker_cpu_s = used(2);
         self.cost.edge_end_mib = self.edge_memory()?;
+        self.cost.broker_end_mib = memory(self.processes.broker)?;
+        self.cost.worker_end_mib = memory(self.processes.worker)?;
         report.cost = self.cost;
         Ok(report)
     }
@@ -401,7 +404,12 @@ impl CostMeter {
     }
 
     fn edge_memory(&self) -> anyhow::Result<Option<f64>> {
-        let bytes = self.processes.edge.map(Process::memory).transpose()?;
-        Ok(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)))
+        memory(self.processes.edge)
     }
+}
+
+/// The resident memory of a process, in MiB.
+fn memory(process: Option<Process>) -> anyhow::Result<Option<f64>> {
+    let bytes = process.map(Process::memory).transpose()?;
+    Ok(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)))
 }

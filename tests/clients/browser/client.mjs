@@ -147,6 +147,10 @@ await run({
     await page.waitForFunction(async () => (await tw.queued()).length === 1);
     // Another tab sees what waits, and must not send it a second time.
     const other = await world.page(options);
+    const senders = new Set();
+    for (const tab of [page, other]) tab.on("request", (request) => request.method() === "POST" && senders.add(tab));
+    // Before the reload the page sends, and holds the lock.
+    page.on("framenavigated", () => senders.delete(page));
     await reload(page);
     const waiting = await page.evaluate(() => tw.queued());
     assert.deepEqual(waiting.map(({ job, status }) => [job, status]), [[job, "queued"]]);
@@ -157,6 +161,8 @@ await run({
       await tab.waitForFunction((job) => items.some((item) => item.job === job && item.status === "sent"), job);
       assert.deepEqual(await tab.evaluate(() => tw.queued()), []);
     }
+    // The other tab has had the lock since then.
+    assert.deepEqual([senders.has(page), senders.has(other)], [false, true]);
     const types = (await world.events(job)).map(({ type }) => type);
     assert.deepEqual([types.filter((type) => type === "job:queued:v1").length, types.filter((type) => type === "job:started:v1").length], [1, 1]);
   },

@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::roles::role_of;
 use super::system::System;
-use super::within;
+use super::{python, within};
 
 /// A running `tailwater`.
 pub struct Process {
@@ -268,4 +268,17 @@ pub async fn run_with<S: AsRef<OsStr>>(
         out: text(out.stdout),
         err: text(out.stderr),
     }
+}
+
+/// Runs `tailwater` in a terminal; returns everything it printed.
+pub async fn at_a_terminal(line: &str) -> String {
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = Command::new(python("python"));
+    command
+        .args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")])
+        .args(line.split(' '))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let out = within("a command at a terminal", command.output()).await;
+    String::from_utf8(out.unwrap().stdout).unwrap()
 }
