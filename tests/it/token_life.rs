@@ -315,6 +315,29 @@ async fn a_ticket_opens_one_stream_of_its_job_once_on_any_edge() {
 }
 
 #[tokio::test]
+async fn a_ticket_and_a_cookie_open_no_state_whatever_the_job_is_named() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "events").await;
+    let edge = system.edge_with_tokens().await;
+    let own = token("a", &json!({"watch": ["*"]}), 600);
+    let cookie = format!("Cookie: tailwater_token={own}\r\n");
+    let stream = Sse::open(&edge.addr, "/api/jobs/events/events", &cookie).await;
+    assert_eq!(stream.status, 200);
+    let headers = format!("{JSON}{}", bearer(&own));
+    let body = br#"{"job":"events"}"#;
+    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
+    let ticket = issued["ticket"].as_str().unwrap();
+    for (query, headers) in [(format!("?ticket={ticket}"), ""), (String::new(), &*cookie)] {
+        let path = format!("/api/jobs/events{query}");
+        let (status, ..) = http(&edge, "GET", &path, headers, b"").await;
+        assert_eq!(status, 401, "{path}");
+    }
+    let stream = format!("/api/jobs/events/events?ticket={ticket}");
+    assert_eq!(Sse::open(&edge.addr, &stream, "").await.status, 200);
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_token_in_a_url_is_refused() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
