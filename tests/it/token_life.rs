@@ -338,6 +338,37 @@ async fn a_ticket_and_a_cookie_open_no_state_whatever_the_job_is_named() {
 }
 
 #[tokio::test]
+async fn the_broker_forgets_a_ticket_after_a_minute() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let edge = system.edge_with_tokens().await;
+    let headers = format!(
+        "{JSON}{}",
+        bearer(&token("a", &json!({"watch": ["j1"]}), 600))
+    );
+    let body = br#"{"job":"j1"}"#;
+    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
+    let bucket = system.names().auth_stream();
+    let context = system.jetstream().await;
+    let stored = context.get_stream(bucket).await.unwrap();
+    let subject = format!("$KV.{}.ticket.*", system.names().auth_bucket());
+    let stored = stored.get_last_raw_message_by_subject(&subject).await;
+    let stored = stored.unwrap();
+    // In seconds.
+    let lifetime = stored.headers.get("Nats-TTL").map(|ttl| ttl.as_str());
+    assert_eq!(lifetime, Some("60"));
+    // What is stored is no use to a reader of the bucket.
+    let ticket = issued["ticket"].as_str().unwrap();
+    let seen = format!(
+        "{} {}",
+        stored.subject,
+        String::from_utf8_lossy(&stored.payload)
+    );
+    assert!(!seen.contains(ticket), "{seen}");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_token_in_a_url_is_refused() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
