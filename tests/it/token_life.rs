@@ -92,6 +92,47 @@ async fn a_connection_is_told_that_its_token_expires_and_goes_on_with_a_new_one(
 }
 
 #[tokio::test]
+async fn a_socketio_client_goes_on_with_a_new_token_where_it_is() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let job = "j1".parse().unwrap();
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"watch": ["j1"]});
+    let first = token("a", &grants, 6);
+    let mut socket = TokenSocket::join(&edge.addr, Sends::Frame, &first)
+        .await
+        .unwrap();
+    let notice = socket.packet().await.unwrap();
+    assert!(notice.starts_with("42[\"token_expiring\","), "{notice}");
+    let watched = socket.ask("watch", &json!({"job": "j1"})).await;
+    assert_eq!(watched, "ok");
+    let mut packet = socket.packet().await.unwrap();
+    while !packet.starts_with("42[\"live\",") {
+        packet = socket.packet().await.unwrap();
+    }
+    let refused = socket.ask("auth", &json!({"token": "nonsense"})).await;
+    assert_eq!(refused, "unauthorized");
+    let renewed = json!({"token": token("a", &grants, 600)});
+    let answer = socket.acknowledged("auth", &renewed).await;
+    assert_eq!(answer["op"], "authenticated", "{answer}");
+    until("the first token to expire", async || {
+        status(&edge, "/api/jobs/j1", &first).await == 401
+    })
+    .await;
+    let mut writer = system.writer(&job, 1).await;
+    writer.append(chunk("a")).await.unwrap();
+    let packet = socket.packet().await.expect("an event");
+    let event = packet.strip_prefix("42").expect("an event");
+    let event: Value = serde_json::from_str(event).unwrap();
+    assert_eq!(event[1]["seq"], 2, "{event}");
+    // Another subject's token ends the connection.
+    let other = json!({"token": token("b", &grants, 600)});
+    assert_eq!(socket.ask("auth", &other).await, "forbidden");
+    while socket.packet().await.is_some() {}
+    system.end().await;
+}
+
+#[tokio::test]
 async fn every_connection_ends_when_its_token_expires() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
