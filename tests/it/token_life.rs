@@ -765,6 +765,34 @@ async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
 }
 
 #[tokio::test]
+async fn the_old_keys_stay_in_use_when_the_key_set_cannot_be_read_again() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let issuer = Issuer::with_keys(2);
+    for (line, body) in [
+        ("500 Oops", ""),
+        ("200 OK", "<html>"),
+        ("200 OK", r#"{"keys":[]}"#),
+    ] {
+        let set = issuer.key_set(1);
+        let server = Server::start(move |mut exchange: Exchange| {
+            let (line, body) = match exchange.number {
+                1 => ("200 OK", set.clone()),
+                _ => (line, body.to_owned()),
+            };
+            async move { exchange.answer(line, JSON, &body).await }
+        })
+        .await;
+        let edge = edge_with_keys_of(&system, TokenKeys::default(), &server).await;
+        assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(1)).await, 401);
+        assert_eq!(server.requests().len(), 2);
+        let old = status(&edge, "/api/jobs/j1", &issuer.token(0)).await;
+        assert_eq!(old, 200, "{line} {body}");
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn the_key_set_is_read_for_all_even_if_the_first_client_disconnects() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
