@@ -151,6 +151,27 @@ async def sio_unread(rig, count):
     return await unread_watches(rig, count, SOCKET, watch, b"40")
 
 
+@attack("poll-unread", "Socket.IO clients that watch a job of 8 MB and leave their polls unread", full=500)
+async def poll_unread(rig, count):
+    held = []
+    watch = b"42" + json.dumps(["watch", {"job": rig.big}]).encode()
+
+    async def one(_):
+        path = await session(rig)
+        sender = await Client.connect(rig.port, rcvbuf=None)
+        await sender.send(request("POST", path, watch, "Content-Type: text/plain\r\n"))
+        await sender.whole()
+        sender.close()
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.send(request("GET", path))
+        return await client.head()
+
+    seen = await gather(count, one)
+    await hold(rig)
+    return seen
+
+
 @attack("ws-watches", "one WebSocket that watches many finished jobs and never reads", full=300)
 async def ws_watches(rig, count):
     client = await Client.connect(rig.port)

@@ -3,10 +3,16 @@
 Each requires that the edge refuses what it should. See `attacks.py` for how to add one.
 """
 
+import base64
+import hashlib
+import hmac
 import json
+import re
 import secrets
+import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 from attacks import SOCKET, attack, gather, hold
 from wire import JSON, Client, frames, mask, request, upgrade
@@ -301,7 +307,7 @@ async def injection(rig, count):
 CALLBACKS = [
     "http://localhost/", "http://LOCALHOST./", "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/",
     "http://0/", "http://[::1]/", "http://[::]/", "http://[::ffff:127.0.0.1]/", "http://[0:0:0:0:0:ffff:7f00:1]/", "http://[fe80::1%25eth0]/",
-    "http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://hooks.test@127.0.0.1/", "http://127.0.0.1#@hooks.test/",
+    "http://[::127.0.0.1]/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://hooks.test@127.0.0.1/", "http://127.0.0.1#@hooks.test/",
     "http://127.0.0.1?@hooks.test/", "http://127.0.0.1\\@hooks.test/", "http://hooks.test.evil.example/", "http://evilhooks.test/",
     "http://hooks.test:22/", "http://hooks.test%2eevil.example/", "file:///etc/passwd", "gopher://hooks.test/",
     "ftp://hooks.test/", "javascript:alert(1)", "//hooks.test/", "http:hooks.test", "http://１２７.0.0.1/", "http://hooks。test.evil.example/",
@@ -324,3 +330,136 @@ async def callbacks(rig, count):
         return answer
 
     return await gather(count * len(every), one, at_once=20)
+
+
+def base64url(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def jwt(head, claims, sign):
+    message = b".".join(base64url(json.dumps(part).encode()) for part in (head, claims))
+    return (message + b"." + base64url(sign(message))).decode()
+
+
+def hs256(secret):
+    return lambda message: hmac.digest(secret, message, "sha256")
+
+
+def rs256(key):
+    """Signs with an RSA key in DER (PKCS #1): its integers are a version, the modulus and the two exponents, first the public one."""
+    numbers, at = [], 4
+    while at < len(key):
+        size, at = key[at + 1], at + 2
+        if size & 0x80:
+            more = size & 0x7F
+            size, at = int.from_bytes(key[at : at + more], "big"), at + more
+        numbers.append(int.from_bytes(key[at : at + size], "big"))
+        at += size
+    _, modulus, _, exponent = numbers[:4]
+    length = (modulus.bit_length() + 7) // 8
+
+    def sign(message):
+        digest = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(message).digest()
+        padded = b"\0\1" + b"\xff" * (length - len(digest) - 3) + b"\0" + digest
+        return pow(int.from_bytes(padded, "big"), exponent, modulus).to_bytes(length, "big")
+
+    return sign
+
+
+# Ids of keys that are paths, addresses and queries.
+KIDS = ["../../../../dev/null", "/dev/null", "file:///dev/null", "http://127.0.0.1:1/keys", "rsa' UNION SELECT 'x", "rsa\0", "RSA", ""]
+SECRET = b"a secret of the hostile run with more than 32 bytes"
+
+
+def forged_tokens(claims, key, rsa):
+    """Tokens that an edge must refuse. `rsa` signs with the key of the issuer, whose public part is in `key`."""
+    now, pem = claims["iat"], key["public_pem"].encode()
+    with_claims = lambda **changes: jwt({"alg": "HS256"}, claims | changes, hs256(SECRET))
+    without = lambda name: jwt({"alg": "HS256"}, {k: v for k, v in claims.items() if k != name}, hs256(SECRET))
+    for name in ("none", "None", "NONE"):
+        yield f"alg {name}", jwt({"alg": name}, claims, lambda _: b"")
+    for secret in (pem, pem.strip(), key["n"].encode(), base64.urlsafe_b64decode(key["n"] + "==")):
+        yield "public key as a secret", jwt({"alg": "HS256", "kid": "rsa"}, claims, hs256(secret))
+    yield "HS256 called RS256", jwt({"alg": "RS256", "kid": "rsa"}, claims, hs256(SECRET))
+    yield "RS256 called HS256", jwt({"alg": "HS256", "kid": "rsa"}, claims, rsa)
+    for kid in KIDS:
+        yield f"kid {kid!r} of a secret", jwt({"alg": "HS256", "kid": kid}, claims, hs256(b""))
+        yield f"kid {kid!r} of a public key", jwt({"alg": "RS256", "kid": kid}, claims, rsa)
+    for field in ("jku", "x5u"):
+        yield field, jwt({"alg": "HS256", field: "http://127.0.0.1:1/keys"}, claims, hs256(b"x"))
+    yield "jwk", jwt({"alg": "HS256", "jwk": {"kty": "oct", "k": "eA"}}, claims, hs256(b"x"))
+    yield "another secret", jwt({"alg": "HS256"}, claims, hs256(SECRET[1:]))
+    head, _, tag = jwt({"alg": "HS256"}, claims, hs256(SECRET)).split(".")
+    payload = base64url(json.dumps(claims | {"sub": "b"}).encode()).decode()
+    yield "other claims", f"{head}.{payload}.{tag}"
+    yield "expired", with_claims(exp=now - 1)
+    yield "not yet valid", with_claims(nbf=now + 600)
+    yield "issued in the future", with_claims(iat=now + 600)
+    yield "another audience", with_claims(aud="another")
+    yield "another issuer", with_claims(iss="another")
+    for name in ("aud", "iss", "exp", "sub"):
+        yield f"no {name}", without(name)
+    yield "unknown grants", with_claims(tailwater={"everything": True})
+
+
+def checked_edge(rig, key):
+    """Starts an edge that checks tokens. Returns its process and its port."""
+    folder = Path(rig.folder.name)
+    public = {"kty": "RSA", "kid": "rsa", "use": "sig", "n": key["n"], "e": key["e"]}
+    (folder / "keys.json").write_text(json.dumps({"keys": [public]}))
+    (folder / "secret").write_bytes(SECRET)
+    keys = ["--auth-secret", folder / "secret", "--auth-jwks", folder / "keys.json"]
+    expects = ["--auth-issuer", "hostile", "--auth-audience", "tailwater"]
+    command = rig.tailwater("edge", "--listen", "127.0.0.1:0", "--auth", "jwt", *keys, *expects)
+    edge = rig.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    ready = re.search(r"ready http://.*:(\d+)", edge.stdout.readline())
+    require(ready, "the edge that checks tokens did not start")
+    return edge, int(ready[1])
+
+
+def with_token(token, job):
+    """A request for each way in which a token is sent."""
+    offer = f"Sec-WebSocket-Protocol: bearer.{token}, tailwater.v1.json\r\n\r\n".encode()
+    yield request("GET", "/api/jobs", headers=f"Authorization: Bearer {token}\r\n")
+    yield request("POST", "/api/jobs", b'{"kind":"demo"}', f"{JSON}Authorization: Bearer {token}\r\n")
+    yield request("GET", f"/api/jobs/{job}/events", headers=f"Cookie: tailwater_token={token}\r\n")
+    yield request("GET", f"/api/jobs/{job}/events?ticket={token}")
+    yield upgrade("/ws")[:-2] + offer
+
+
+async def answer_of(port, data):
+    client = await Client.connect(port, rcvbuf=None)
+    await client.send(data)
+    answer = await client.head()
+    client.close()
+    return answer
+
+
+@attack("tokens", "forged tokens and those of other jobs, at an edge that checks them", full=20, short=1)
+async def tokens(rig, count):
+    key = json.loads((Path(__file__).parents[2] / "tests/cases/auth/rsa.json").read_text())
+    rsa = rs256(base64.b64decode(key["pkcs1"]))
+    now = int(time.time())
+    claims = {"sub": "a", "iss": "hostile", "aud": "tailwater", "iat": now, "exp": now + 600, "tailwater": {"admin": True}}
+    edge, port = checked_edge(rig, key)
+    try:
+        for head, sign in (({"alg": "HS256"}, hs256(SECRET)), ({"alg": "RS256", "kid": "rsa"}, rsa)):
+            first = next(with_token(jwt(head, claims, sign), rig.big))
+            require(await answer_of(port, first) == "200", f"a valid token was refused: {head}")
+        every = [(name, data) for name, token in forged_tokens(claims, key, rsa) for data in with_token(token, rig.big)]
+
+        async def forged(number):
+            name, data = every[number % len(every)]
+            answer = await answer_of(port, data)
+            require(answer in ("401 unauthorized", "401 token_expired"), f"{name}: {answer}")
+            return answer
+
+        seen = await gather(count * len(every), forged, at_once=20)
+        other = jwt({"alg": "HS256"}, claims | {"tailwater": {"watch": ["mine*"], "cancel": ["mine*"]}}, hs256(SECRET))
+        own = f"Authorization: Bearer {other}\r\n"
+        for method, path in (("GET", "state"), ("GET", "events"), ("POST", "cancel")):
+            answer = await answer_of(port, request(method, f"/api/jobs/{rig.big}/{path}", headers=own))
+            require(answer == "404 job_not_found", f"{path} of another subject's job: {answer}")
+        return seen
+    finally:
+        rig.end(edge)

@@ -30,11 +30,7 @@ pub(super) fn credential(request: &Request) -> Result<Option<Credential>, Proble
     if let Some(token) = of_header.or_else(|| of_subprotocol(request)) {
         return Ok(Some(Credential::Token(BearerToken::new(token))));
     }
-    let path = request.uri().path();
-    let is_events = request.method() == Method::GET
-        && path.starts_with("/api/jobs/")
-        && path.ends_with("/events");
-    if !is_events {
+    if request.method() != Method::GET || !is_event_stream(request.uri().path()) {
         return Ok(None);
     }
     let mut parameters = form_urlencoded::parse(query.as_bytes());
@@ -43,6 +39,12 @@ pub(super) fn credential(request: &Request) -> Result<Option<Credential>, Proble
     }
     let of_cookie = cookie::token(request.headers())?;
     Ok(of_cookie.map(|token| Credential::Token(BearerToken::new(token))))
+}
+
+/// Whether this is the path of a job's events. The state of a job with the id `events` is not.
+fn is_event_stream(path: &str) -> bool {
+    let job = path.strip_prefix("/api/jobs/");
+    job.is_some_and(|job| job.ends_with("/events"))
 }
 
 /// The token of `Authorization: Bearer`.

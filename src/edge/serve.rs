@@ -208,10 +208,12 @@ mod tests {
     use crate::edge::memory::Memory;
     use axum::routing::get;
     use std::net::SocketAddr;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpSocket;
+    use tokio::time::Instant;
 
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A connection from this address that has sent a request, and what it was answered.
     async fn ask(from: &str, edge: SocketAddr) -> (TcpStream, String) {
@@ -278,5 +280,48 @@ mod tests {
         };
         tokio::join!(serving, clients);
         tasks.end(PATIENCE).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_a_time_limit_however_often_a_byte_of_it_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let edge = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let tasks = Tasks::new(stop.clone());
+        let memory = Memory::new(Budget::unlimited());
+        let slots = FairSlots::new(8);
+        let router = Router::new();
+        let sent = Arc::default();
+        let serving = serve(
+            listener,
+            None,
+            router,
+            &memory.bodies,
+            &slots,
+            &sent,
+            &tasks,
+        );
+        let client = async {
+            let mut stream = TcpStream::connect(edge).await.unwrap();
+            let head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Drip: ";
+            stream.write_all(head).await.unwrap();
+            let begun = Instant::now();
+            let pause = Duration::from_secs(5);
+            let mut end = [0; 1024];
+            while timeout(pause, stream.read(&mut end)).await.is_err() {
+                assert!(begun.elapsed() < 2 * HEAD_WAIT, "the head is still read");
+                // The edge may be ending the connection.
+                let _ = stream.write_all(b"a").await;
+            }
+            let took = begun.elapsed();
+            assert!(
+                took > HEAD_WAIT - pause && took < HEAD_WAIT + 2 * pause,
+                "{took:?}"
+            );
+            stop.cancel();
+        };
+        tokio::join!(serving, client);
+        tasks.end(PATIENCE).await;
+        assert_eq!(slots.taken(), 0);
     }
 }

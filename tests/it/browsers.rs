@@ -202,26 +202,56 @@ async fn with_tokens_any_page_may_try_but_does_nothing_without_one() {
 #[tokio::test]
 async fn every_answer_has_the_headers_that_protect_a_browser() {
     let system = System::on(Broker::shared_one()).await;
-    let edge = system.edge().await;
-    for path in [
-        "/",
-        "/api/jobs",
-        "/api/jobs/none",
-        "/nowhere",
-        "/openapi.json",
+    let settings = EdgeSettings {
+        gate: Gate::checked(keys(), None, SubjectLimits::default()),
+        ..EdgeSettings::default()
+    };
+    let checked = system.edge_with(settings).await;
+    let open = system.edge().await;
+    let get = |path: &str, headers: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+    };
+    let polling = "/socket.io/?EIO=4&transport=polling";
+    let rebound = "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".to_owned();
+    let hostless = "GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned();
+    let put = get("/api/jobs", "").replace("GET", "PUT");
+    for (edge, request, status) in [
+        (&open, get("/", ""), 200),
+        (&open, get("/console.js", ""), 200),
+        (&open, get("/client.js", ""), 200),
+        (&open, get("/api/jobs", ""), 200),
+        (&open, get("/openapi.json", ""), 200),
+        (&open, get("/metrics", ""), 200),
+        (&open, get(polling, ""), 200),
+        (&open, get("/api/jobs/none", ""), 404),
+        (&open, get("/nowhere", ""), 404),
+        (&open, get("/api/jobs/a.b", ""), 400),
+        (&open, put, 405),
+        (&open, get("/", EVIL), 403),
+        (&open, rebound, 421),
+        (&open, hostless, 400),
+        (&checked, get("/api/jobs", ""), 401),
+        (&checked, get("/api/jobs?token=x", ""), 400),
     ] {
-        let (head, body) = exchange(&edge.addr, "GET", path, "", b"").await;
+        let answer = raw(&edge.addr, &request).await;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or((answer.as_str(), ""));
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status}")),
+            "{request}: {head}"
+        );
         for header in [
             "x-content-type-options: nosniff",
             "x-frame-options: DENY",
             "referrer-policy: no-referrer",
             "content-security-policy: default-src 'none'",
         ] {
-            assert!(head.contains(header), "{path} {header}: {head}");
+            assert!(head.contains(header), "{request} {header}: {head}");
         }
         // The policy allows no script or style within a page.
         for inline in ["<script>", "<style", " style=", " onload="] {
-            assert!(!body.contains(inline), "{path}: {inline}");
+            assert!(!body.contains(inline), "{request}: {inline}");
         }
     }
     system.end().await;

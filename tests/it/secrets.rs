@@ -5,6 +5,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get};
@@ -12,7 +13,7 @@ use crate::support::http_server::{Exchange, Request, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::sse::Sse;
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer};
-use crate::support::{PATIENCE, until};
+use crate::support::{PATIENCE, until, within};
 
 /// What nothing may print: keys, passwords, what jobs get, and what they produce.
 const SECRETS: [&str; 13] = [
@@ -72,6 +73,22 @@ impl Talkative {
         self.processes.last_mut().unwrap()
     }
 
+    /// A file of the processes.
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// What `ps` shows of the processes.
+    fn command_lines(&self) -> Vec<String> {
+        let of_process = |process: &Process| {
+            let pid = process.guard();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            let line = fs::read(format!("/proc/{}/cmdline", children.trim())).unwrap();
+            String::from_utf8_lossy(&line).into_owned()
+        };
+        self.processes.iter().map(of_process).collect()
+    }
+
     fn logs(&self) -> Vec<PathBuf> {
         let logs = 0..self.processes.len();
         logs.map(|number| self.dir.path().join(format!("{number}.log")))
@@ -86,6 +103,26 @@ fn assert_silent(what: &str, text: &str, secrets: &[&str]) {
             panic!("{what} shows {secret}: {}", &text[start..at + secret.len()]);
         }
     }
+}
+
+/// Runs a command that cannot print, so that it panics with everything in memory that it would have printed. Returns what
+/// its crash shows.
+async fn crashed(line: &str, env: &[(&str, &str)]) -> String {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    command
+        .args(line.split(' '))
+        .envs(env.iter().copied())
+        .env("RUST_BACKTRACE", "full")
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let child = command.spawn().unwrap();
+    let out = within("a crash", child.wait_with_output()).await.unwrap();
+    let shown = String::from_utf8(out.stderr).unwrap();
+    assert!(shown.contains("panicked at"), "{line}: {shown}");
+    shown
 }
 
 /// A model server that returns the same answer to every question.
@@ -124,9 +161,9 @@ async fn endpoint() -> Server {
 async fn start(talkative: &mut Talkative, receiver: &str, model: &str) -> [String; 2] {
     let hosts = format!("--callback-hosts {receiver}");
     let write = |name: &str, text: String| {
-        let path = talkative.dir.path().join(name);
+        let path = talkative.file(name);
         fs::write(&path, text).unwrap();
-        path.display().to_string()
+        path
     };
     let token = json!({"token": SECRETS[8], "sub": "a", "role": "admin"});
     let tokens = write("tokens.json", json!({"tokens": [token]}).to_string());
@@ -255,14 +292,16 @@ async fn nothing_that_a_process_prints_or_answers_has_a_secret_or_a_jobs_text() 
         assert_silent("the help", &help, &SECRETS);
     }
     assert_silent("the list", &run("jobs").await.prints(), &SECRETS);
+    let tokens = talkative.file("tokens.json");
+    let secret = talkative.file("secret");
+    let auth = format!("--auth token --auth-tokens {tokens} --auth-secret {secret}");
+    for line in ["state chat", &format!("edge --listen 127.0.0.1:0 {auth}")] {
+        assert_silent("a crash", &crashed(line, &env).await, &SECRETS);
+    }
     let of_worker = get(&worker, "/metrics", "").await.1;
     assert_silent("the metrics of a worker", &of_worker, &SECRETS);
     let issued = [ask(&addr).await, Box::pin(send_tokens(&addr)).await];
-    for process in &talkative.processes {
-        let pid = process.guard();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let line = fs::read(format!("/proc/{}/cmdline", children.trim())).unwrap();
-        let line = String::from_utf8_lossy(&line);
+    for line in talkative.command_lines() {
         assert_silent("a command line", &line, &SECRETS[..3]);
         assert_silent("a command line", &line, &SECRETS[8..]);
     }

@@ -92,6 +92,47 @@ async fn a_connection_is_told_that_its_token_expires_and_goes_on_with_a_new_one(
 }
 
 #[tokio::test]
+async fn a_socketio_client_goes_on_with_a_new_token_where_it_is() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let job = "j1".parse().unwrap();
+    let edge = system.edge_with_tokens().await;
+    let grants = json!({"watch": ["j1"]});
+    let first = token("a", &grants, 6);
+    let mut socket = TokenSocket::join(&edge.addr, Sends::Frame, &first)
+        .await
+        .unwrap();
+    let notice = socket.packet().await.unwrap();
+    assert!(notice.starts_with("42[\"token_expiring\","), "{notice}");
+    let watched = socket.ask("watch", &json!({"job": "j1"})).await;
+    assert_eq!(watched, "ok");
+    let mut packet = socket.packet().await.unwrap();
+    while !packet.starts_with("42[\"live\",") {
+        packet = socket.packet().await.unwrap();
+    }
+    let refused = socket.ask("auth", &json!({"token": "nonsense"})).await;
+    assert_eq!(refused, "unauthorized");
+    let renewed = json!({"token": token("a", &grants, 600)});
+    let answer = socket.acknowledged("auth", &renewed).await;
+    assert_eq!(answer["op"], "authenticated", "{answer}");
+    until("the first token to expire", async || {
+        status(&edge, "/api/jobs/j1", &first).await == 401
+    })
+    .await;
+    let mut writer = system.writer(&job, 1).await;
+    writer.append(chunk("a")).await.unwrap();
+    let packet = socket.packet().await.expect("an event");
+    let event = packet.strip_prefix("42").expect("an event");
+    let event: Value = serde_json::from_str(event).unwrap();
+    assert_eq!(event[1]["seq"], 2, "{event}");
+    // Another subject's token ends the connection.
+    let other = json!({"token": token("b", &grants, 600)});
+    assert_eq!(socket.ask("auth", &other).await, "forbidden");
+    while socket.packet().await.is_some() {}
+    system.end().await;
+}
+
+#[tokio::test]
 async fn every_connection_ends_when_its_token_expires() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
@@ -311,6 +352,60 @@ async fn a_ticket_opens_one_stream_of_its_job_once_on_any_edge() {
     for forged in ["", "x", &own, &"A".repeat(43), "..%2f", "*"] {
         assert_eq!(open(&edges[0], "j1", forged).await, 401, "{forged}");
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_ticket_and_a_cookie_open_no_state_whatever_the_job_is_named() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "events").await;
+    let edge = system.edge_with_tokens().await;
+    let own = token("a", &json!({"watch": ["*"]}), 600);
+    let cookie = format!("Cookie: tailwater_token={own}\r\n");
+    let stream = Sse::open(&edge.addr, "/api/jobs/events/events", &cookie).await;
+    assert_eq!(stream.status, 200);
+    let headers = format!("{JSON}{}", bearer(&own));
+    let body = br#"{"job":"events"}"#;
+    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
+    let ticket = issued["ticket"].as_str().unwrap();
+    for (query, headers) in [(format!("?ticket={ticket}"), ""), (String::new(), &*cookie)] {
+        let path = format!("/api/jobs/events{query}");
+        let (status, ..) = http(&edge, "GET", &path, headers, b"").await;
+        assert_eq!(status, 401, "{path}");
+    }
+    let stream = format!("/api/jobs/events/events?ticket={ticket}");
+    assert_eq!(Sse::open(&edge.addr, &stream, "").await.status, 200);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_broker_forgets_a_ticket_after_a_minute() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let edge = system.edge_with_tokens().await;
+    let headers = format!(
+        "{JSON}{}",
+        bearer(&token("a", &json!({"watch": ["j1"]}), 600))
+    );
+    let body = br#"{"job":"j1"}"#;
+    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
+    let bucket = system.names().auth_stream();
+    let context = system.jetstream().await;
+    let stored = context.get_stream(bucket).await.unwrap();
+    let subject = format!("$KV.{}.ticket.*", system.names().auth_bucket());
+    let stored = stored.get_last_raw_message_by_subject(&subject).await;
+    let stored = stored.unwrap();
+    // In seconds.
+    let lifetime = stored.headers.get("Nats-TTL").map(|ttl| ttl.as_str());
+    assert_eq!(lifetime, Some("60"));
+    // What is stored is no use to a reader of the bucket.
+    let ticket = issued["ticket"].as_str().unwrap();
+    let seen = format!(
+        "{} {}",
+        stored.subject,
+        String::from_utf8_lossy(&stored.payload)
+    );
+    assert!(!seen.contains(ticket), "{seen}");
     system.end().await;
 }
 
@@ -666,6 +761,34 @@ async fn an_unknown_key_makes_the_edge_read_the_key_set_again_but_rarely() {
         assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(2)).await, 401);
     }
     assert_eq!(server.requests().len(), 2);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn the_old_keys_stay_in_use_when_the_key_set_cannot_be_read_again() {
+    let system = System::on(Broker::shared_one()).await;
+    submit(&system, "j1").await;
+    let issuer = Issuer::with_keys(2);
+    for (line, body) in [
+        ("500 Oops", ""),
+        ("200 OK", "<html>"),
+        ("200 OK", r#"{"keys":[]}"#),
+    ] {
+        let set = issuer.key_set(1);
+        let server = Server::start(move |mut exchange: Exchange| {
+            let (line, body) = match exchange.number {
+                1 => ("200 OK", set.clone()),
+                _ => (line, body.to_owned()),
+            };
+            async move { exchange.answer(line, JSON, &body).await }
+        })
+        .await;
+        let edge = edge_with_keys_of(&system, TokenKeys::default(), &server).await;
+        assert_eq!(status(&edge, "/api/jobs/j1", &issuer.token(1)).await, 401);
+        assert_eq!(server.requests().len(), 2);
+        let old = status(&edge, "/api/jobs/j1", &issuer.token(0)).await;
+        assert_eq!(old, 200, "{line} {body}");
+    }
     system.end().await;
 }
 
