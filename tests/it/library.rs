@@ -51,6 +51,8 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     submit("bad", "\"three\"").await.prints();
     let bad = follow(&up.addr, "bad").await;
     assert_eq!(bad.end()["code"], "bad_input");
+    let message = "the input must be a number from 1 to 1000";
+    assert_eq!(bad.end()["message"], message);
 
     submit("long", "1000").await.prints();
     let mut client = Client::connect(&up.addr).await;
