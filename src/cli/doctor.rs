@@ -443,6 +443,48 @@ mod tests {
     }
 
     #[test]
+    fn little_space_and_few_replicas_are_warnings_that_say_what_to_do() {
+        let storage = |used, limit| of_storage(StorageReport { used, limit });
+        let durability = |replicas| {
+            let found = FoundStream {
+                drift: None,
+                replicas,
+                behind: Vec::new(),
+                has_leader: true,
+                bytes: 0,
+                bytes_max: None,
+            };
+            of_durability(&[StreamReport {
+                name: "TW_JOBS".to_owned(),
+                found: Some(found),
+            }])
+        };
+        for (check, expected, advice) in [
+            (storage(500, None), CheckState::Ok, None),
+            (
+                storage(DOCTOR_FULL_PERCENT - 1, Some(100)),
+                CheckState::Ok,
+                None,
+            ),
+            (
+                storage(DOCTOR_FULL_PERCENT, Some(100)),
+                CheckState::Warn,
+                Some("--max-bytes"),
+            ),
+            (durability(3), CheckState::Ok, None),
+            (durability(1), CheckState::Warn, Some("sync_interval")),
+        ] {
+            assert_eq!(check.state, expected, "{check:?}");
+            let said = check.advice.as_deref();
+            let is_expected = match advice {
+                Some(advice) => said.is_some_and(|said| said.contains(advice)),
+                None => said.is_none(),
+            };
+            assert!(is_expected, "{check:?}");
+        }
+    }
+
+    #[test]
     fn a_missing_or_changed_stream_fails() {
         let report = |found| StreamReport {
             name: "TW_JOBS".to_owned(),

@@ -125,23 +125,38 @@ impl<B: Backend> Claimer<B> {
     /// Claims a job, or finds that there is nothing to run. A job whose next event can never be
     /// stored counts as an attempt.
     pub(super) async fn claim(&self, delivery: &Delivery) -> Result<Claimed, Unavailable> {
+        let since = Instant::now();
         match self.try_claim(delivery).await {
             Ok(claimed) => Ok(claimed),
             Err(ClaimError::Unavailable(error)) => {
                 let pause = claim_pause(self.progress_interval, delivery.deliveries);
-                warn!(job = %delivery.job, %error, ?pause, "handed back: the log cannot be reached");
+                let kind = &self.settings.kind;
+                warn!(job = %delivery.job, %kind, %error, ?pause, "handed back: the log cannot be reached");
                 Ok(Claimed::Over(AttemptOutcome::Unfinished(pause)))
             }
-            Err(ClaimError::Unwritable { attempt, error }) => handle_not_started(
-                &self.log,
-                &self.settings,
-                self.progress_interval,
-                delivery,
-                attempt,
-                &error,
-            )
-            .await
-            .map(Claimed::Over),
+            Err(ClaimError::Unwritable { attempt, error }) => {
+                let record = self.record(delivery, attempt, since);
+                handle_not_started(
+                    &self.log,
+                    &self.settings,
+                    self.progress_interval,
+                    delivery,
+                    &record,
+                    &error,
+                )
+                .await
+                .map(Claimed::Over)
+            }
+        }
+    }
+
+    fn record(&self, delivery: &Delivery, attempt: u32, since: Instant) -> AttemptRecord {
+        AttemptRecord {
+            job: delivery.job.clone(),
+            kind: self.settings.kind.clone(),
+            attempt,
+            since,
+            counts: Arc::clone(&self.counts),
         }
     }
 
@@ -276,14 +291,7 @@ impl<B: Backend> Claimer<B> {
             return Ok(None);
         }
         if is_end {
-            let record = AttemptRecord {
-                job: job.clone(),
-                kind: self.settings.kind.clone(),
-                attempt,
-                since,
-                counts: Arc::clone(&self.counts),
-            };
-            record.record(&report);
+            self.record(delivery, attempt, since).record(&report);
             return Ok(Some(Claimed::Over(AttemptOutcome::Ended)));
         }
         if attempt > 1 {

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::deadlines::time_remaining;
 use super::outcome::{AttemptOutcome, attempts_exhausted, claim_pause, retry_pause, timed_out};
+use super::report::{AttemptRecord, AttemptReport};
 use super::settings::WorkerSettings;
 use crate::backend::Retry;
 use crate::config::ENDINGS_MAX;
@@ -21,12 +22,14 @@ pub(super) async fn handle_not_started(
     settings: &WorkerSettings,
     progress_interval: Duration,
     delivery: &Delivery,
-    attempt: u32,
+    record: &AttemptRecord,
     error: &Unwritable,
 ) -> Result<AttemptOutcome, Unavailable> {
-    let job = &delivery.job;
-    let tries = delivery.deliveries.saturating_sub(attempt);
-    warn!(%job, tries, %error, "the job cannot start");
+    let AttemptRecord {
+        job, kind, attempt, ..
+    } = record;
+    let tries = delivery.deliveries.saturating_sub(*attempt);
+    warn!(%job, %kind, attempt, tries, %error, "the job cannot start");
     let remaining = time_remaining(settings, delivery);
     let failure = if remaining == Some(Duration::ZERO) {
         timed_out("the job exceeded its time limit")
@@ -37,7 +40,7 @@ pub(super) async fn handle_not_started(
         let pause = remaining.map_or(pause, |remaining| pause.min(remaining));
         return Ok(AttemptOutcome::Unfinished(pause));
     };
-    let ended = end_not_started(log, delivery, attempt, failure).await?;
+    let ended = end_not_started(log, delivery, record, failure).await?;
     let pause = claim_pause(progress_interval, delivery.deliveries);
     Ok(ended.unwrap_or(AttemptOutcome::Unfinished(pause)))
 }
@@ -47,10 +50,11 @@ pub(super) async fn handle_not_started(
 async fn end_not_started(
     log: &Log,
     delivery: &Delivery,
-    attempt: u32,
+    record: &AttemptRecord,
     failure: JobFailure,
 ) -> Result<Option<AttemptOutcome>, Unavailable> {
-    let job = &delivery.job;
+    let AttemptRecord { job, attempt, .. } = record;
+    let attempt = *attempt;
     // Another process may write first: a cancel request, or the same events.
     for _ in 0..ENDINGS_MAX {
         let Tip::At { last, .. } = log.tip(job).await? else {
@@ -68,9 +72,7 @@ async fn end_not_started(
             .with_segments(last.as_ref());
         match writer.append(body).await {
             Ok(()) if last.is_some_and(|last| last.event_type != EventType::CancelRequested) => {
-                let JobFailure { code, message, .. } = &failure;
-                let kind = &delivery.submission.kind;
-                warn!(%job, %kind, attempt, code, reason = message, "failed");
+                record.record(&AttemptReport::of(&Body::Failed(failure.clone())));
             }
             Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
             Err(AppendError::Unavailable(error)) => return Err(error),

@@ -95,12 +95,18 @@ impl AttemptRecord {
             counts,
         } = self;
         let took = since.elapsed();
-        // The reason is a field, which is quoted: a message may have several lines.
+        let (outcome, failure_code) = report.outcome();
+        // The reason is a field, which is quoted: a message may have several lines. Where there is
+        // no failure code, the code is the name of the outcome.
         match report {
             AttemptReport::Done => info!(%job, %kind, attempt, duration = ?took, "done"),
-            AttemptReport::Cancelled => info!(%job, %kind, attempt, duration = ?took, "cancelled"),
+            AttemptReport::Cancelled => {
+                let reason = "the job was cancelled";
+                info!(%job, %kind, attempt, code = outcome, reason, duration = ?took, "cancelled");
+            }
             AttemptReport::HandedBack => {
-                info!(%job, %kind, attempt, duration = ?took, "handed back")
+                let reason = "the worker was stopped";
+                info!(%job, %kind, attempt, code = outcome, reason, duration = ?took, "handed back");
             }
             AttemptReport::Failed { code, message } => {
                 warn!(%job, %kind, attempt, code, reason = message, duration = ?took, "failed");
@@ -113,14 +119,14 @@ impl AttemptRecord {
                 warn!(%job, %kind, attempt, code, reason = message, delay_ms, duration = ?took, "to be retried");
             }
             AttemptReport::Superseded => {
-                warn!(%job, %kind, attempt, duration = ?took, "superseded: another worker has the job");
+                let reason = "another worker has the job, or it was purged";
+                warn!(%job, %kind, attempt, code = outcome, reason, duration = ?took, "superseded");
             }
             AttemptReport::Abandoned(error) => {
                 warn!(%job, %kind, attempt, error, duration = ?took, "abandoned: the queue delivers the job again");
             }
         }
-        let (outcome, code) = report.outcome();
-        counts.count_end(outcome, code, took);
+        counts.count_end(outcome, failure_code, took);
     }
 }
 

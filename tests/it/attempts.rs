@@ -87,6 +87,7 @@ async fn a_fatal_failure_ends_the_job_at_once(broker: &Broker) {
     let error = state.error.unwrap();
     let found = (state.attempt, error.code.as_str(), error.retryable);
     assert_eq!(found, (1, "flaky", false));
+    assert_eq!(error.message, "attempt 1 failed");
     system.end().await;
 }
 

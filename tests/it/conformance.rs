@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::support::broker;
 use crate::support::process::{Process, Ran};
-use crate::support::{python, root};
+use crate::support::{example, python, root};
 
 /// Longer than the slowest worker takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -101,6 +101,14 @@ async fn a_python_worker_that_blocks_and_continues_conforms() {
     fs::write(&file, worker).unwrap();
     let worker = [python("python").into_os_string(), file.into_os_string()];
     assert_conforms(&conformance("count", "100", &worker).await);
+}
+
+#[tokio::test]
+async fn the_example_in_rust_conforms() {
+    // It expects the address as an argument.
+    let start = format!("exec {} \"$TAILWATER_NATS\"", example("backend").display());
+    let worker = ["sh", "-c", &start].map(OsString::from);
+    assert_conforms(&conformance("countdown", "60", &worker).await);
 }
 
 #[tokio::test]

@@ -316,6 +316,92 @@ async fn a_cut_answer_is_continued_by_an_endpoint_that_can() {
     system.end().await;
 }
 
+/// Answers with the same text and reasoning in each format: its name, the headers, the body, and the
+/// data that the body holds as well.
+static FORMATS: [(&str, &str, &str, &str); 4] = [
+    (
+        "ndjson",
+        "Content-Type: application/x-ndjson\r\n",
+        r#"{"text": "hm", "channel": "reasoning"}
+{"text": "sentence"}
+{"n": 1}
+"#,
+        r#"{"n": 1}"#,
+    ),
+    (
+        "events",
+        "Content-Type: text/event-stream\r\n",
+        r#"data: {"text": "hm", "channel": "reasoning"}
+
+data: sentence
+
+data: {"n": 1}
+
+"#,
+        r#"{"n": 1}"#,
+    ),
+    (
+        // Its first event is not the usual one, so that only the header names the format.
+        "ui-message",
+        "Content-Type: text/event-stream\r\nx-vercel-ai-ui-message-stream: v1\r\n",
+        r#"data: {"type": "reasoning-delta", "id": "r", "delta": "hm"}
+
+data: {"type": "text-delta", "id": "t", "delta": "sentence"}
+
+data: {"type": "data-n", "data": 1}
+
+data: {"type": "finish"}
+
+"#,
+        r#"{"type": "data-n", "data": 1}"#,
+    ),
+    (
+        "ag-ui",
+        "Content-Type: text/event-stream\r\n",
+        r#"data: {"type": "RUN_STARTED", "threadId": "t", "runId": "r"}
+
+data: {"type": "REASONING_MESSAGE_CONTENT", "messageId": "m", "delta": "hm"}
+
+data: {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "sentence"}
+
+data: {"type": "CUSTOM", "name": "n", "value": 1}
+
+data: {"type": "RUN_FINISHED", "threadId": "t", "runId": "r"}
+
+"#,
+        r#"{"type": "CUSTOM", "name": "n", "value": 1}"#,
+    ),
+];
+
+#[tokio::test]
+async fn an_answer_in_each_format_becomes_text_reasoning_and_data() {
+    let server = Server::start(async |mut exchange: Exchange| {
+        let asked = exchange.request.json();
+        let mut formats = FORMATS.iter();
+        let (_, headers, body, _) = formats.find(|(name, ..)| asked == *name).unwrap();
+        exchange.answer("200 OK", headers, body).await;
+    })
+    .await;
+    let system = served_by(&server, |_| {}).await;
+    let edge = system.edge().await;
+    for (name, _, _, data) in &FORMATS {
+        system.submit(name, json!(name)).await;
+        let seen = follow(&edge.addr, name).await;
+        seen.assert_text("sentence");
+        let chunks = seen.of_type("model:chunk:v1").into_iter();
+        let reasoning: String = chunks
+            .filter(|chunk| chunk["channel"] == "reasoning")
+            .filter_map(|chunk| chunk["text"].as_str())
+            .collect();
+        assert_eq!(reasoning, "hm", "{name}");
+        let expected: Value = serde_json::from_str(data).unwrap();
+        let found = seen.of_type("job:data:v1");
+        let found: Vec<_> = found.iter().map(|event| &event["data"]).collect();
+        assert_eq!(found, [&expected], "{name}");
+    }
+    system.end().await;
+}
+
 #[tokio::test]
 async fn a_silent_endpoint_is_given_up_after_the_idle_timeout() {
     let server = Server::start(async |mut exchange: Exchange| match exchange.number {

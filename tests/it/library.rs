@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,26 +7,8 @@ use tempfile::TempDir;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen, follow};
 use crate::support::process::{Process, tailwater};
-use crate::support::until;
 use crate::support::up::up;
-
-/// A program of `examples/`. `cargo test` without a choice of targets and scripts/test.sh build it
-/// beside the tests.
-fn example(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let example = tests
-        .ancestors()
-        .nth(2)
-        .unwrap()
-        .join("examples")
-        .join(name);
-    assert!(
-        example.exists(),
-        "no {}: cargo build --example {name}",
-        example.display()
-    );
-    example
-}
+use crate::support::{example, until};
 
 fn start(name: &str, nats: &str) -> Process {
     Process::start_program(&example(name), [nats], &[], Stdio::inherit())
@@ -51,6 +32,8 @@ async fn a_ten_line_worker_runs_cancels_and_continues_jobs() {
     submit("bad", "\"three\"").await.prints();
     let bad = follow(&up.addr, "bad").await;
     assert_eq!(bad.end()["code"], "bad_input");
+    let message = "the input must be a number from 1 to 1000";
+    assert_eq!(bad.end()["message"], message);
 
     submit("long", "1000").await.prints();
     let mut client = Client::connect(&up.addr).await;

@@ -61,7 +61,7 @@ async fn each_attempt_that_does_not_succeed_is_one_line_that_says_why() {
     assert_line(
         &worker.line("cancelled", "cancelled").await,
         "INFO",
-        &json!({}),
+        &json!({"attempt": 1, "code": "cancelled", "reason": "the job was cancelled"}),
     );
     worker.process.signal(Signal::TERM);
     assert!(
@@ -74,7 +74,7 @@ async fn each_attempt_that_does_not_succeed_is_one_line_that_says_why() {
     assert_line(
         &worker.line("hang", "handed back").await,
         "INFO",
-        &json!({"attempt": 1}),
+        &json!({"attempt": 1, "code": "handed_back", "reason": "the worker was stopped"}),
     );
     // Output and input of jobs are never logged.
     let text = worker.text();
@@ -97,7 +97,12 @@ async fn a_worker_that_lost_its_job_logs_that_it_was_superseded() {
     system.reaches("frozen", 5).await;
     first.process.signal(Signal::CONT);
     let line = first.line("frozen", "superseded").await;
-    assert_line(&line, "WARN", &json!({"attempt": 1}));
+    let reason = "another worker has the job, or it was purged";
+    assert_line(
+        &line,
+        "WARN",
+        &json!({"attempt": 1, "code": "superseded", "reason": reason}),
+    );
     drop(second);
     system.end().await;
 }

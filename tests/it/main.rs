@@ -80,6 +80,8 @@ mod outages;
 mod packages;
 /// Leaders that are cut off from their followers, while clients still reach them.
 mod partition;
+/// Jobs that the programs of an `exec` worker run.
+mod programs;
 /// Purging jobs: nothing is left of them, on any edge.
 mod purge;
 /// The Python library: workers, clients, and features that the workers of a kind lack.

@@ -4,12 +4,14 @@ use std::fs;
 use serde_json::{Value, json};
 use tailwater::metrics::catalog;
 use tailwater::wire::{Body, Channel, Submission};
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen, follow};
-use crate::support::http::{get, metric};
+use crate::support::http::{get, http, metric};
 use crate::support::process::tailwater;
+use crate::support::proxy::Proxy;
 use crate::support::system::{Edge, System, words};
 use crate::support::{root, until};
 
@@ -30,6 +32,28 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
             (name.to_owned(), value.parse().unwrap())
         })
         .collect()
+}
+
+/// Every sample that an edge or a worker serves now.
+async fn scrape(addr: &str) -> BTreeMap<String, f64> {
+    samples(&get(addr, "/metrics", "").await.1)
+}
+
+/// Waits until each of these samples has its value at the same time.
+async fn until_counted(addr: &str, expected: &[(&str, f64)]) {
+    let what = format!("{expected:?}");
+    until(&what, async || {
+        let found = scrape(addr).await;
+        let mut expected = expected.iter();
+        expected.all(|(name, value)| found.get(*name) == Some(value))
+    })
+    .await;
+}
+
+/// The sample of the attempts of the kind `demo` that ended this way.
+fn ended(outcome: &str, code: &str) -> String {
+    let labels = format!("kind=\"demo\",outcome=\"{outcome}\",code=\"{code}\"");
+    format!("tailwater_worker_attempts_ended_total{{{labels}}}")
 }
 
 fn served_by(process: &str) -> BTreeSet<String> {
@@ -96,11 +120,8 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     let (head, _) = exchange(&addr, "GET", "/api/jobs/no-such-job", "", b"").await;
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
     // The worker counts the end when it has stored it, which the client may learn first.
-    let ended = "tailwater_worker_attempts_ended_total{kind=\"demo\",outcome=\"done\",code=\"\"}";
-    until("the end to be counted", async || {
-        samples(&get(worker_addr, "/metrics", "").await.1).get(ended) == Some(&1.0)
-    })
-    .await;
+    let done = ended("done", "");
+    until_counted(worker_addr, &[(done.as_str(), 1.0)]).await;
     let (head, of_worker) = get(worker_addr, "/metrics", "").await;
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     assert_eq!(families(&of_worker), served_by("worker"));
@@ -177,6 +198,167 @@ async fn the_delay_of_one_event_in_16_is_measured_for_each_client_that_is_live()
     assert_eq!(value("live_delay_seconds_count").await, 5.0);
     let longest = begun.elapsed().as_secs_f64();
     assert!(value("delivery_delay_seconds_sum").await < 6.0 * longest);
+    system.end().await;
+}
+
+/// Does what the job's input says.
+const TASKS: &str = r#"read -r task
+case $task in
+  '"fail"') exit 3;;
+  '"hang"') echo begun; sleep 600;;
+esac"#;
+
+#[tokio::test]
+async fn waiting_running_and_ended_jobs_are_counted_by_kind_and_code() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let setup = "setup --shards 2 --replicas 1 --kind demo";
+    system.run(setup).await.prints();
+    for task in ["fail", "hang"] {
+        system.submit(task, json!(task)).await;
+    }
+    let of_queue = |waiting, running| {
+        [
+            ("tailwater_queue_waiting_jobs{kind=\"demo\"}", waiting),
+            ("tailwater_queue_running_jobs{kind=\"demo\"}", running),
+        ]
+    };
+    let idle = "tailwater_queue_idle_requests{kind=\"demo\"}";
+    let oldest = "tailwater_queue_oldest_waiting_seconds{kind=\"demo\"}";
+    until_counted(&edge.addr, &of_queue(2.0, 0.0)).await;
+    until_counted(&edge.addr, &[(idle, 0.0)]).await;
+    until("an age", async || scrape(&edge.addr).await[oldest] > 0.0).await;
+    let flags = ["--metrics", "127.0.0.1:0"];
+    let mut worker = system.worker_process(&flags, &["exec", "--", "sh", "-c", TASKS]);
+    let metrics = worker.says("metrics http://").await;
+    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let running = "tailwater_worker_running_jobs{kind=\"demo\"}";
+    let failed = ended("failed", "exit_status");
+    let of_worker = [
+        (failed.as_str(), 1.0),
+        ("tailwater_worker_attempts_total{kind=\"demo\"}", 2.0),
+        (running, 1.0),
+        ("tailwater_worker_attempt_seconds_count{kind=\"demo\"}", 1.0),
+        // The program that fails prints nothing.
+        (
+            "tailwater_worker_first_output_seconds_count{kind=\"demo\"}",
+            1.0,
+        ),
+    ];
+    until_counted(worker_addr, &of_worker).await;
+    until_counted(&edge.addr, &of_queue(0.0, 1.0)).await;
+    until_counted(&edge.addr, &[(oldest, 0.0)]).await;
+    until("a free worker", async || {
+        scrape(&edge.addr).await[idle] > 0.0
+    })
+    .await;
+    let cancelled = http(&edge, "POST", "/api/jobs/hang/cancel", "", b"").await;
+    assert_eq!(cancelled.0, 202, "{cancelled:?}");
+    until_counted(&edge.addr, &[("tailwater_edge_cancels_total", 1.0)]).await;
+    let cancelled = ended("cancelled", "");
+    let of_worker = [(cancelled.as_str(), 1.0), (running, 0.0)];
+    until_counted(worker_addr, &of_worker).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refuses_is_counted() {
+    let system = System::on(Broker::shared_one()).await;
+    let dir = TempDir::new().unwrap();
+    let go = dir.path().join("go");
+    let program = format!(
+        "echo one; until [ -e {} ]; do sleep 0.05; done; echo two; sleep 600",
+        go.display()
+    );
+    // With this ack wait, the worker does not look at the log by itself during the test.
+    let flags = ["--metrics", "127.0.0.1:0", "--ack-wait", "90s"];
+    let mut worker = system.worker_process(&flags, &["exec", "--", "sh", "-c", &program]);
+    let metrics = worker.says("metrics http://").await;
+    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    system.kind_is_known().await;
+    let job = system.submit("lost", Value::Null).await;
+    system.reaches("lost", 3).await;
+    let refused = "tailwater_worker_fence_refusals_total{kind=\"demo\"}";
+    until_counted(worker_addr, &[(refused, 0.0)]).await;
+    // Another worker takes the job over.
+    let mut writer = system.writer(&job, 2).await;
+    let started = Body::Started {
+        kind: "demo".parse().unwrap(),
+        worker: "other".into(),
+        continues: false,
+    };
+    writer.append(started).await.unwrap();
+    fs::write(&go, "").unwrap();
+    let superseded = ended("superseded", "");
+    let of_worker = [(superseded.as_str(), 1.0), (refused, 1.0)];
+    until_counted(worker_addr, &of_worker).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn connections_to_nats_that_were_lost_are_counted() {
+    let system = System::on(Broker::shared_one()).await;
+    let broker = system.url().strip_prefix("nats://").unwrap();
+    let proxy = Proxy::to(broker).await;
+    let far = system.reached_at(&format!("nats://{}", proxy.addr));
+    let mut worker = far.worker_process(&["--metrics", "127.0.0.1:0"], &["demo"]);
+    let metrics = worker.says("metrics http://").await;
+    let addr = metrics.strip_suffix("/metrics").unwrap();
+    system.kind_is_known().await;
+    let up = "tailwater_nats_connections{state=\"up\"}";
+    let down = "tailwater_nats_connections{state=\"down\"}";
+    let reconnects = "tailwater_nats_reconnects_total";
+    let found = scrape(addr).await;
+    let all = found[up];
+    assert!(all >= 1.0 && found[down] == 0.0, "{found:?}");
+    // No process listens on this port.
+    proxy.lead_to("127.0.0.1:1");
+    proxy.cut();
+    until_counted(addr, &[(up, 0.0), (down, all), (reconnects, 0.0)]).await;
+    proxy.lead_to(broker);
+    until_counted(addr, &[(up, all), (down, 0.0), (reconnects, all)]).await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn clients_their_watches_and_gaps_are_counted() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let edge = system.edge().await;
+    let job = system.submit("gap", Value::Null).await;
+    let mut writer = system.writer(&job, 1).await;
+    for _ in 0..5 {
+        let text = "x".into();
+        let channel = Channel::Output;
+        writer.append(Body::Chunk { text, channel }).await.unwrap();
+    }
+    // All events of the only shard are of this job.
+    for stream_seq in [3, 4] {
+        let delete = format!("STREAM.MSG.DELETE.{}", system.shard());
+        let answer = system
+            .ask_jetstream(&delete, &json!({"seq": stream_seq}))
+            .await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+    let (client, seen) = live(&edge, "gap").await;
+    assert_eq!(seen.missing, [(3, 4)]);
+    let waiting = edge.watch("unknown").await;
+    let of_clients = |open, live, waiting| {
+        [
+            ("tailwater_edge_connections{transport=\"websocket\"}", open),
+            ("tailwater_edge_watches{state=\"live\"}", live),
+            ("tailwater_edge_watches{state=\"waiting\"}", waiting),
+            ("tailwater_edge_watches{state=\"reading\"}", 0.0),
+        ]
+    };
+    until_counted(&edge.addr, &of_clients(2.0, 1.0, 1.0)).await;
+    let counted = [
+        ("tailwater_edge_watched_jobs", 2.0),
+        ("tailwater_edge_gaps_total", 1.0),
+        ("tailwater_edge_missing_events_total", 2.0),
+    ];
+    until_counted(&edge.addr, &counted).await;
+    drop((client, waiting));
+    until_counted(&edge.addr, &of_clients(0.0, 0.0, 0.0)).await;
     system.end().await;
 }
 

@@ -363,6 +363,58 @@ async fn python_yields_reasoning_and_data_and_fails_with_its_own_code() {
 }
 
 #[tokio::test]
+async fn each_python_attempt_that_does_not_succeed_is_one_line_that_says_why() {
+    let system = System::on(Broker::shared_one()).await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let stderr = std::fs::File::create(log.path()).unwrap();
+    let settings = "concurrency=4, ack_wait=2, grace=0, retry_delay=0.05";
+    let mut first = PythonWorker::start_logging(&system, TASKS, settings, stderr).await;
+    for task in ["raise", "retry"] {
+        let job = system.submit(task, json!(task)).await;
+        system.ended(&job).await;
+    }
+    let stops = system.submit("stops", json!("hang")).await;
+    system.reaches("stops", 3).await;
+    system.cancel(&stops).await;
+    system.ended(&stops).await;
+    system.submit("frozen", json!("hang")).await;
+    system.reaches("frozen", 3).await;
+    first.process.signal(Signal::STOP);
+    let mut second = PythonWorker::start(&system, TASKS, 4).await;
+    system.reaches("frozen", 5).await;
+    first.process.signal(Signal::CONT);
+    let text = || std::fs::read_to_string(log.path()).unwrap();
+    until("the first worker to notice", async || {
+        text().contains("superseded job=frozen")
+    })
+    .await;
+    // The first worker gets the job again, and hands it back.
+    second.process.kill().await;
+    system.reaches("frozen", 7).await;
+    first.process.signal(Signal::TERM);
+    let ended = first.process.ends_within(Duration::from_secs(20)).await;
+    assert!(ended.success());
+    let text = text();
+    for line in [
+        "WARNING failed job=raise kind=demo attempt=1 code=exception reason='ValueError: no such city' duration=",
+        "WARNING to be retried job=retry kind=demo attempt=1 code=retry reason='try again' duration=",
+        "WARNING to be retried job=retry kind=demo attempt=2 code=retry reason='try again' duration=",
+        "INFO done job=retry kind=demo attempt=3 ",
+        "INFO cancelled job=stops kind=demo attempt=1 code=cancelled reason='the job was cancelled' duration=",
+        "WARNING superseded job=frozen kind=demo attempt=1 code=superseded reason='another worker has the job, or it was purged' duration=",
+        "INFO handed back job=frozen kind=demo attempt=3 code=handed_back reason='the worker was stopped' duration=",
+    ] {
+        assert_eq!(text.matches(line).count(), 1, "{line:?} in\n{text}");
+    }
+    // Output of jobs is never logged.
+    assert!(
+        !text.contains("so far") && !text.contains("half a"),
+        "{text}"
+    );
+    system.end().await;
+}
+
+#[tokio::test]
 async fn python_functions_that_block_or_return_the_whole_output_are_workers() {
     let system = System::on(Broker::shared_one()).await;
     // The decorated function is replaced by one that blocks its thread.

@@ -67,6 +67,24 @@ pub fn python(program: &str) -> PathBuf {
     path
 }
 
+/// A program of `examples/`. `cargo test` without a choice of targets and scripts/test.sh build it
+/// beside the tests.
+pub fn example(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let example = tests
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    assert!(
+        example.exists(),
+        "no {}: cargo build --example {name}",
+        example.display()
+    );
+    example
+}
+
 /// Random numbers. A test that fails shows their seed; `TEST_SEED` repeats it.
 #[expect(
     clippy::disallowed_methods,

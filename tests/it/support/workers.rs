@@ -29,16 +29,30 @@ impl PythonWorker {
 
     /// Starts a worker with these settings.
     pub async fn start_with(system: &System, work: &str, settings: &str) -> Self {
+        Self::start_logging(system, work, settings, Stdio::inherit()).await
+    }
+
+    /// Starts a worker with these settings, its log to `stderr`.
+    pub async fn start_logging(
+        system: &System,
+        work: &str,
+        settings: &str,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
         let options = system.as_role(Role::Worker(None));
         let env = [
             ("TAILWATER_NATS", options.url.expose_secret()),
             ("TAILWATER_PREFIX", system.options.prefix.as_str()),
         ];
-        Self::start_as(&env, work, settings).await
+        Self::launch(&env, work, settings, stderr.into()).await
     }
 
     /// Starts a worker that finds NATS by these variables.
     pub async fn start_as(env: &[(&str, &str)], work: &str, settings: &str) -> Self {
+        Self::launch(env, work, settings, Stdio::inherit()).await
+    }
+
+    async fn launch(env: &[(&str, &str)], work: &str, settings: &str, stderr: Stdio) -> Self {
         let dir = TempDir::new().unwrap();
         let text = format!(
             "import asyncio, sys, time\nfrom tailwater import *\n\n@worker(kind=\"demo\", {settings})\n\
@@ -48,7 +62,7 @@ impl PythonWorker {
         fs::write(&file, text).unwrap();
         let env = [env, &[("PYTHONPATH", LIBRARY)]].concat();
         let args = [file.display().to_string()];
-        let mut process = Process::start_program(&python("python"), args, &env, Stdio::inherit());
+        let mut process = Process::start_program(&python("python"), args, &env, stderr);
         process.says("serves demo").await;
         Self { process, _dir: dir }
     }

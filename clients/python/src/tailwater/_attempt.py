@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import time
 from collections import deque
 from concurrent.futures import Executor
@@ -60,6 +61,8 @@ LATE = failed("timed_out", "the job exceeded its time limit")
 SILENT = failed("timed_out", "the job produced no output for too long")
 STOPPED = retrying("handed_back", "the worker was stopped", 0)
 CANCELLED: End = ("job:cancelled:v1", {})
+#: What the log says about an attempt that ended with an event of this type.
+OUTCOMES = {"job:done:v1": "done", "job:failed:v1": "failed", "job:cancelled:v1": "cancelled", "job:retrying:v1": "to be retried"}
 
 
 class Attempt:
@@ -215,13 +218,21 @@ class Attempt:
         return retrying(fields["code"], fields["message"], pause)
 
     def _report(self, end: End) -> None:
-        """One line that says why."""
         type, fields = end
-        what = {"job:failed:v1": "failed", "job:retrying:v1": "to be retried", "job:cancelled:v1": "cancelled"}.get(type, "done")
-        level = log.warning if what in ("failed", "to be retried") and fields.get("code") != "handed_back" else log.info
-        level(
+        what, code, reason = OUTCOMES[type], fields.get("code"), fields.get("message")
+        if code == "handed_back":
+            what = "handed back"
+        elif end == CANCELLED:
+            code, reason = "cancelled", "the job was cancelled"
+        self.report(what, code, reason)
+
+    def report(self, what: str, code: str | None, reason: str | None) -> None:
+        """One line that says how the attempt ended, and why."""
+        level = logging.WARNING if what in ("failed", "to be retried", "superseded") else logging.INFO
+        log.log(
+            level,
             "%s job=%s kind=%s attempt=%d code=%s reason=%r duration=%.3fs",
-            *(what, self.id, self.worker.kind, self.log.attempt, fields.get("code"), fields.get("message")),
+            *(what, self.id, self.worker.kind, self.log.attempt, code, reason),
             time.monotonic() - self.began,
         )
 

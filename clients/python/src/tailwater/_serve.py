@@ -138,8 +138,10 @@ class _Server:
         except GiveBack as back:
             if attempt.owns_delivery():  # Otherwise this would give back another worker's delivery.
                 await attempt.message.nak(delay=back.seconds)
-        except (Lost, OwnerLives):
-            log.info("superseded job=%s kind=%s: another worker has it", attempt.id, self.worker.kind)
+        except Lost:
+            attempt.report("superseded", "superseded", "another worker has the job, or it was purged")
+        except OwnerLives:
+            log.info("left to its owner, which is alive job=%s kind=%s", attempt.id, self.worker.kind)
         finally:
             heartbeat.cancel()
             del self.running[attempt.id]
