@@ -34,7 +34,8 @@ pub const SEGMENT_READS: usize = READ_BYTES / SEGMENT_BYTES_MAX / 2;
 /// them: an edge may be older than the last `setup`.
 pub const SEGMENTS_ABSENT: Duration = Duration::from_secs(10);
 
-/// When at least this many readers of one shard wait, they share one scan of it.
+/// When at least this many readers of one shard wait, or read segments before they do, they share
+/// one scan of it.
 pub const SCAN_FROM: usize = 20;
 /// How many messages a scan requests at a time. It requests as many again when half of them have
 /// arrived.
@@ -42,9 +43,11 @@ pub const SCAN_PULL: usize = 500;
 /// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far
 /// less than the 64 MiB at which the broker disconnects a client that does not read.
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
-/// How long a scan waits for more readers after the last one joined.
+/// How long a scan waits for more readers after the last one joined, or finished reading segments:
+/// that one sends their events to its client before it joins.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);
-/// How long a scan waits for readers in all.
+/// How long a scan waits for readers in all. Several passes cost more than one that starts later, but
+/// clients wait for their last events meanwhile.
 pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
 /// How many events a scan hands to a reader at once; fewer when they exceed
 /// [`STEP_BYTES`](super::STEP_BYTES).

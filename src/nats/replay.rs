@@ -15,7 +15,6 @@ use super::quorum::StreamId;
 use super::read::Reader;
 use super::replay_counts::ReplaySource;
 use super::scan::{ScanBatch, ScanRequest};
-use crate::config::SCAN_FROM;
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
 use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
@@ -97,7 +96,7 @@ impl Reader {
         })
     }
 
-    /// Starts a replay: by pages, or by the shard's scan when `many` replays wait on the shard.
+    /// Starts a replay: by pages, or by the shard's scan when `many` replays need the shard.
     async fn start_replay(
         &self,
         job: &JobId,
@@ -242,10 +241,10 @@ impl LogReplay {
     /// dropped.
     fn start(&mut self) {
         self.is_counted = true;
-        let replays = &self.reader.shard(&self.job).replays;
-        let before = replays.fetch_add(1, Ordering::Relaxed);
+        let shard = self.reader.shard(&self.job);
+        let others = shard.replays.fetch_add(1, Ordering::Relaxed);
+        let many = shard.scan.is_worthwhile(others);
         let span = self.span;
-        let many = before >= SCAN_FROM;
         let source = if many && span.replica != Replica::Leader {
             ReplaySource::Scan
         } else {

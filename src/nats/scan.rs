@@ -21,7 +21,8 @@ use super::message::confirmed;
 use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
-    SCAN_FLUSH, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL, SCAN_YIELDS,
+    SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL,
+    SCAN_YIELDS,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -44,14 +45,36 @@ pub(super) struct SharedScan {
 #[derive(Debug, Default)]
 struct ScanQueue {
     state: Mutex<QueueState>,
-    arrived: Notify,
+    /// A reader has joined, or one that was expected may have no need to.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct QueueState {
     readers: Vec<ScanReader>,
+    /// How many replays read their last segments.
+    expected: usize,
     /// Whether a task runs passes.
     running: bool,
+}
+
+/// A replay that reads its last segments: most need a scan for the events after them. A pass waits
+/// for it.
+#[derive(Debug)]
+pub(super) struct ExpectedReader(Arc<ScanQueue>);
+
+impl ExpectedReader {
+    fn new(queue: &Arc<ScanQueue>) -> Self {
+        queue.lock().expected += 1;
+        Self(Arc::clone(queue))
+    }
+}
+
+impl Drop for ExpectedReader {
+    fn drop(&mut self) {
+        self.0.lock().expected -= 1;
+        self.0.changed.notify_one();
+    }
 }
 
 impl ScanQueue {
@@ -66,16 +89,26 @@ impl ScanQueue {
         std::mem::take(&mut state.readers)
     }
 
-    /// Waits until no more readers arrive for a moment: a reader whose first message the pass has
-    /// already read costs a second pass.
+    /// Whether a scan is cheaper than direct gets, beside this many other replays of the log.
+    fn is_worthwhile(&self, replays: usize) -> bool {
+        replays + self.lock().expected >= SCAN_FROM
+    }
+
+    /// Waits until no reader is expected and none has arrived for a moment: a reader whose first
+    /// message the pass has already read costs a second pass.
     async fn gather(&self) {
         let deadline = Instant::now() + SCAN_GATHER_MAX;
-        let mut pause_until = Instant::now() + SCAN_GATHER;
-        while timeout_at(pause_until.min(deadline), self.arrived.notified())
-            .await
-            .is_ok()
-        {
-            pause_until = Instant::now() + SCAN_GATHER;
+        loop {
+            let is_expecting = self.lock().expected > 0;
+            let pause_until = if is_expecting {
+                deadline
+            } else {
+                deadline.min(Instant::now() + SCAN_GATHER)
+            };
+            let changed = timeout_at(pause_until, self.changed.notified()).await;
+            if changed.is_err() {
+                return;
+            }
         }
     }
 
@@ -104,6 +137,17 @@ impl SharedScan {
         }
     }
 
+    /// Whether to join a scan instead of making direct gets, beside this many other replays of the
+    /// shard's log.
+    pub(super) fn is_worthwhile(&self, replays: usize) -> bool {
+        self.queue.is_worthwhile(replays)
+    }
+
+    /// Expects a reader until the result is dropped.
+    pub(super) fn expect_reader(&self) -> ExpectedReader {
+        ExpectedReader::new(&self.queue)
+    }
+
     /// Joins the next pass. The mailbox closes after the last message that the shard had when the
     /// pass started. It closes earlier if the reader takes nothing, or if all readers together
     /// reach the budget.
@@ -112,7 +156,7 @@ impl SharedScan {
         let reader = ScanReader::new(request, sender, self.budget.clone());
         let mut state = self.queue.lock();
         state.readers.push(reader);
-        self.queue.arrived.notify_one();
+        self.queue.changed.notify_one();
         if !std::mem::replace(&mut state.running, true) {
             self.tasks.spawn_until_stop(self.clone().run());
         }
@@ -254,5 +298,55 @@ impl SharedScan {
             .max_messages_per_batch(SCAN_PULL)
             .max_bytes_per_batch(SCAN_PULL_BYTES);
         pulls.messages().await.map_err(unavailable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::sleep;
+
+    /// How long a scan gathers readers while a replay reads segments for `reading`.
+    async fn gathering_during(reading: Duration) -> Duration {
+        let queue = Arc::new(ScanQueue::default());
+        let expected = ExpectedReader::new(&queue);
+        let started = Instant::now();
+        let gathering = async {
+            queue.gather().await;
+            started.elapsed()
+        };
+        let segments = async {
+            sleep(reading).await;
+            drop(expected);
+        };
+        let (took, ()) = tokio::join!(gathering, segments);
+        took
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_starts_a_moment_after_the_last_replay_has_read_its_segments() {
+        for reading in [Duration::ZERO, SCAN_GATHER * 10] {
+            let took = gathering_during(reading).await;
+            let expected = reading + SCAN_GATHER..reading + SCAN_GATHER * 2;
+            assert!(expected.contains(&took), "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_does_not_wait_longer_than_its_limit_for_segments() {
+        let took = gathering_during(SCAN_GATHER_MAX * 2).await;
+        let expected = SCAN_GATHER_MAX..SCAN_GATHER_MAX + SCAN_GATHER;
+        assert!(expected.contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn replays_that_read_segments_count_towards_a_scan() {
+        let queue = Arc::new(ScanQueue::default());
+        assert!(queue.is_worthwhile(SCAN_FROM) && !queue.is_worthwhile(SCAN_FROM - 1));
+        let reading = ExpectedReader::new(&queue);
+        assert!(queue.is_worthwhile(SCAN_FROM - 1));
+        drop(reading);
+        assert!(!queue.is_worthwhile(SCAN_FROM - 1));
     }
 }

@@ -44,13 +44,20 @@ impl Reader {
     ) -> Result<SegmentsRead, Unavailable> {
         let first = segment_of(from);
         let last = segment_of(until).min(first + SEGMENTS_AT_ONCE - 1);
+        // Before that, the reader goes on with more segments.
+        let is_last_read = last == segment_of(until);
         let numbers = first..last + 1;
         let count = (numbers.end - numbers.start) as usize;
         let read = || {
             let reader = self.clone();
             let job = job.clone();
             let numbers = numbers.clone();
-            async move { Ok(reader.read_segments(&job, numbers, from, until).await) }
+            let expected = is_last_read.then(|| self.shard(&job).scan.expect_reader());
+            async move {
+                let segments = reader.read_segments(&job, numbers, from, until).await;
+                drop(expected);
+                Ok(segments)
+            }
         };
         self.segment_slots
             .run(count, count * SEGMENT_BYTES_MAX, read)

@@ -205,8 +205,13 @@ impl<'a> DirectReader<'a> {
                     if field > 0 {
                         out.push(b',');
                     }
-                    write_text(self.text()?, out)?;
-                    out.push(b':');
+                    let name = self.text()?;
+                    if let Some(written) = known_name(name) {
+                        out.extend_from_slice(written);
+                    } else {
+                        write_text(name, out)?;
+                        out.push(b':');
+                    }
                     self.write_json(out, levels)?;
                 }
                 out.push(b'}');
@@ -214,6 +219,21 @@ impl<'a> DirectReader<'a> {
         }
         Some(())
     }
+}
+
+/// A name that most events have, as JSON with its colon.
+fn known_name(name: &[u8]) -> Option<&'static [u8]> {
+    let written: &[u8] = match name {
+        b"type" => br#""type":"#,
+        b"job" => br#""job":"#,
+        b"seq" => br#""seq":"#,
+        b"attempt" => br#""attempt":"#,
+        b"ts" => br#""ts":"#,
+        b"text" => br#""text":"#,
+        b"channel" => br#""channel":"#,
+        _ => return None,
+    };
+    Some(written)
 }
 
 /// A JSON string (RFC 8259, section 7).
@@ -350,6 +370,19 @@ mod tests {
             if let Some(head) = head(&payload) {
                 let of_codec: crate::wire::stored::Head<'_> = codec::from_msgpack(&payload).unwrap();
                 prop_assert_eq!(crate::wire::stored::Head::of(head), of_codec);
+            }
+        }
+    }
+
+    #[test]
+    fn the_names_of_an_event_are_written_as_others_are() {
+        let names = ["type", "job", "seq", "attempt", "ts", "text", "channel"];
+        for name in names {
+            assert!(known_name(name.as_bytes()).is_some(), "{name}");
+            for name in [name.to_owned(), format!("{name}s"), name.to_uppercase()] {
+                let value = json!({ name: 1 });
+                let payload = rmp_serde::to_vec_named(&value).unwrap();
+                assert_eq!(directly(&payload), Some(value.to_string().into_bytes()));
             }
         }
     }

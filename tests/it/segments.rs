@@ -1,7 +1,9 @@
+use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tailwater::nats::{EventWriter, Log, Nats, Role};
+use tailwater::nats::{EventWriter, Log, Nats, Reader, ReplaySource, Role};
 use tailwater::runtime;
-use tailwater::wire::{Body, Channel, JobId, Kind};
+use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
+use tailwater::wire::{Body, Channel, JobId, Kind, Seq};
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
@@ -21,13 +23,18 @@ async fn system(broker: &Broker) -> System {
 /// Writes a job of `count` events, the last of which is its end, with `writers` owners one after
 /// the other.
 async fn write(system: &System, job: &JobId, count: u64, writers: u64) {
+    write_first(system, job, count, count, writers).await;
+}
+
+/// Writes only the first `written` events of such a job.
+async fn write_first(system: &System, job: &JobId, written: u64, count: u64, writers: u64) {
     let kind: Kind = "demo".parse().unwrap();
     let mut last = None;
     for n in 0..writers {
         let attempt = u32::try_from(n + 1).unwrap();
         let mut writer = EventWriter::new(system.log.clone(), job.clone(), attempt, last.as_ref())
             .with_segments(last.as_ref());
-        while writer.seq().0 < count * (n + 1) / writers {
+        while writer.seq().0 < written * (n + 1) / writers {
             let body = match writer.seq().0 + 1 {
                 1 => Body::queued(kind.clone(), Value::Null),
                 2 => Body::Started {
@@ -140,6 +147,48 @@ async fn replayed_events_are_counted_by_where_they_were_read() {
         // The next edge has only the log.
         remove_segments(&system).await;
     }
+    system.end().await;
+}
+
+/// A page costs the broker as much as hundreds of events of a scan.
+#[tokio::test]
+async fn many_replays_of_segments_share_a_scan_of_the_events_after_them() {
+    let system = system(Broker::shared_one()).await;
+    // More than read segments at a time, so that the first to finish is not the last.
+    let jobs: Vec<JobId> = (0..80)
+        .map(|n| format!("many-{n}").parse().unwrap())
+        .collect();
+    join_all(jobs.iter().map(|job| write_first(&system, job, 66, 100, 1))).await;
+    until_segments(&system, 80).await;
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
+    let span = Span {
+        from: Seq::FIRST,
+        stream_seq: None,
+        until: Some(Seq(66)),
+        replica: Replica::Any,
+    };
+    let readings = join_all(jobs.iter().map(|job| async {
+        let mut replay = reader.replay(job, span);
+        let mut seqs = Vec::new();
+        while let Some(events) = replay.next().await {
+            seqs.extend(events.unwrap().iter().map(|event| event.seq.0));
+        }
+        seqs
+    }));
+    for seqs in within("all readings", readings).await {
+        assert_eq!(seqs, (1..=66).collect::<Vec<u64>>());
+    }
+    let events = |source| reader.replay_counts().events(source);
+    assert_eq!(
+        [
+            events(ReplaySource::Segments),
+            events(ReplaySource::Scan),
+            events(ReplaySource::Pages)
+        ],
+        [80 * 64, 80 * 2, 0]
+    );
     system.end().await;
 }
 
