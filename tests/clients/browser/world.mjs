@@ -21,6 +21,10 @@ const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", 
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
+/** How many milliseconds a page may take for one step, and all scenarios together. */
+const WAIT_MAX = 60_000;
+const SCENARIOS_MAX = 160_000;
+
 /** How many scenarios run at once. */
 const AT_ONCE = 3;
 
@@ -62,7 +66,7 @@ export class World {
     const context = await this.browser.newContext();
     this.#ends.push(() => context.close());
     this.context = context;
-    this.context.setDefaultTimeout(30_000);
+    this.context.setDefaultTimeout(WAIT_MAX);
     this.network = await Network.to(this.addr);
     this.#ends.push(() => this.network.close());
     this.pages = await pageServer();
@@ -106,14 +110,14 @@ export class World {
     if (!address) throw new Error("Chromium did not start.");
     // A full pipe would stop it.
     child.stderr.resume();
-    const browser = await chromium.connectOverCDP(address, { noDefaults: true });
+    const browser = await chromium.connectOverCDP(address, { noDefaults: true, timeout: WAIT_MAX });
     const session = await browser.newBrowserCDPSession();
     this.#ends.push(async () => {
       await session.send("Browser.close").catch(() => {});
       await dies;
     });
     [this.context] = browser.contexts();
-    this.context.setDefaultTimeout(30_000);
+    this.context.setDefaultTimeout(WAIT_MAX);
   }
 
   /** A token with these grants, for a number of seconds. An edge that checks tokens must have `secret`. */
@@ -287,7 +291,7 @@ export async function run(scenarios) {
   const timer = setTimeout(() => {
     process.stderr.write("The scenarios take too long.\n");
     process.exit(1);
-  }, 100_000);
+  }, SCENARIOS_MAX);
   const browser = await launch();
   const run = async (name) => {
     const begun = Date.now();

@@ -3,12 +3,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::{root, within};
+
+/// How long clients may run. Those in a browser end by themselves before, with a reason.
+const CLIENTS_MAX: Duration = Duration::from_secs(180);
 
 /// A running client program.
 pub struct ThirdParty {
@@ -112,11 +116,10 @@ impl ThirdParty {
             }
             said
         };
-        let (said, complaints) = within(
-            "the clients' end",
-            futures_util::future::join(lines, complaints),
-        )
-        .await;
+        let output = futures_util::future::join(lines, complaints);
+        let Ok((said, complaints)) = tokio::time::timeout(CLIENTS_MAX, output).await else {
+            panic!("the clients did not end within {CLIENTS_MAX:?}");
+        };
         let status = within("a client's end", self.child.wait()).await.unwrap();
         let complaints = complaints.unwrap();
         assert!(
