@@ -137,6 +137,17 @@ wanted() { [[ -z $only || $only == "$1" ]]; }
 now() { printf '%s' "$(($(date +%s%N) / 1000000))"; }
 # shellcheck disable=SC2206 # the pattern is meant
 only_file() { local found=("$files"/$1); printf '%s' "${found[0]}"; }
+# documented PROGRAM: sets `command` to the README's line `PROGRAM … tailwater up`, without `up`, and makes the folder that it
+# names.
+documented() {
+  local line
+  line=$(grep --max-count=1 "^$1 " "$root/README.md") || die "README.md has no command with $1."
+  [[ $line == *' tailwater up' ]] || die "README.md does not start Tailwater with $1: $line"
+  mkdir target
+  ln -s "$files" target/release-files
+  # shellcheck disable=SC2206 # the patterns are meant
+  command=(${line% up})
+}
 
 if wanted archive; then
   in_new_folder archive
@@ -183,11 +194,20 @@ if wanted uvx; then
   python3 -m venv venv
   bin=$PWD/venv/bin
   installs python -m pip install --quiet --disable-pip-version-check uv
+  documented uvx
   started=$(now)
-  runs_a_job uvx "$started" uvx --quiet --from "$(only_file '*.whl')" tailwater
+  runs_a_job uvx "$started" "${command[@]}"
 fi
 
-if wanted npm || wanted npx; then
+if wanted npx; then
+  in_new_folder npx
+  bin=$(dirname "$(command -v npx)")
+  documented npx
+  started=$(now)
+  runs_a_job npx "$started" "${command[@]}"
+fi
+
+if wanted npm; then
   in_new_folder npm
   started=$(now)
   bin=$PWD/node_modules/.bin:$(dirname "$(command -v npm)")

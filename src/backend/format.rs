@@ -2,7 +2,6 @@
 //! limited number of bytes that are not decoded yet.
 
 use bytes::BytesMut;
-use encoding_rs::UTF_8;
 use serde_json::Value;
 
 use crate::backend::surrogates::{Joiner, mark, settle};
@@ -114,40 +113,47 @@ pub(super) enum Decoder {
 
 /// UTF-8 that arrives in pieces, without a byte order mark at its beginning. Anything else becomes
 /// U+FFFD.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Utf8 {
-    /// `None` once the end was decoded.
-    decoder: Option<encoding_rs::Decoder>,
-}
-
-impl Default for Utf8 {
-    fn default() -> Self {
-        Self {
-            decoder: Some(UTF_8.new_decoder_with_bom_removal()),
-        }
-    }
+    /// The first bytes of a character whose other bytes have not arrived: three at most.
+    incomplete: Vec<u8>,
+    /// Whether anything was decoded: a byte order mark after that is a character.
+    begun: bool,
 }
 
 impl Utf8 {
     /// The text of the next bytes, without an incomplete last character.
     fn decode(&mut self, bytes: &[u8]) -> String {
-        decode(self.decoder.as_mut(), bytes, false)
+        let mut whole = std::mem::take(&mut self.incomplete);
+        whole.extend_from_slice(bytes);
+        self.incomplete = whole.split_off(whole.len() - incomplete_len(&whole));
+        self.text(&whole)
     }
 
     /// The remaining text when no more bytes follow.
     fn finish(&mut self) -> String {
-        decode(self.decoder.take().as_mut(), b"", true)
+        let rest = std::mem::take(&mut self.incomplete);
+        self.text(&rest)
+    }
+
+    fn text(&mut self, bytes: &[u8]) -> String {
+        let mark: &[u8] = if self.begun { b"" } else { BOM };
+        self.begun |= !bytes.is_empty();
+        let bytes = bytes.strip_prefix(mark).unwrap_or(bytes);
+        String::from_utf8_lossy(bytes).into_owned()
     }
 }
 
-fn decode(decoder: Option<&mut encoding_rs::Decoder>, bytes: &[u8], last: bool) -> String {
-    let mut text = String::new();
-    if let Some(decoder) = decoder {
-        // `decode_to_string` writes no more than there is room for.
-        text.reserve(decoder.max_utf8_buffer_length(bytes.len()).unwrap_or(0));
-        let _ = decoder.decode_to_string(bytes, &mut text, last);
-    }
-    text
+/// How many bytes at the end begin a character whose other bytes are missing.
+fn incomplete_len(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    let tail = bytes.get(tail..).unwrap_or_default();
+    // The first byte of a character of several bytes; those after it are below.
+    let first = tail.iter().rposition(|byte| *byte >= 0xC0);
+    let last = first.and_then(|at| tail.get(at..)).unwrap_or_default();
+    let is_incomplete = std::str::from_utf8(last)
+        .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none());
+    if is_incomplete { last.len() } else { 0 }
 }
 
 /// Half characters at the end of a line's text, by channel: the next line may have the other half.

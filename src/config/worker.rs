@@ -9,6 +9,10 @@ pub const ACK_WAIT: Duration = Duration::from_secs(8);
 /// How many deliveries of a job may fail before the next one counts as an attempt. An outage of
 /// about twenty minutes costs that many, see [`CLAIM_PAUSE_FACTOR`].
 pub const DELIVERIES_MAX: u32 = 64;
+/// How long after its submission a job's log may lack its first event without a worker asking the
+/// queue whether it still has the job: longer than a submitter needs between the two, and shorter
+/// than it takes to cancel and purge a job by hand.
+pub const FIRST_EVENT_LAG: Duration = Duration::from_millis(500);
 /// While a job's log cannot be reached, the pause before it is claimed again grows from a third of
 /// the ack wait to this many times as long: up to 21 s.
 pub const CLAIM_PAUSE_FACTOR: u32 = 8;

@@ -14,7 +14,7 @@ use super::quota::QuotaReached;
 use crate::budget::LimitReached;
 use crate::session::SessionError;
 use crate::source::Unavailable;
-use crate::wire::{Code, Refusal, RequestRef, ServerFrame, shortened};
+use crate::wire::{Code, JobId, Refusal, RequestRef, ServerFrame, shortened};
 
 /// How often each code was sent. Refusals are rare, so all threads share the counters.
 static REFUSALS: [AtomicU64; Code::ALL.len()] = [const { AtomicU64::new(0) }; Code::ALL.len()];
@@ -37,6 +37,8 @@ pub(super) fn refusals() -> impl Iterator<Item = (Code, u64)> {
 pub(super) struct Problem {
     code: Code,
     detail: Option<String>,
+    /// The job that the request may have started, under an id that the client does not know.
+    job: Option<JobId>,
     /// The limit that the client has reached.
     reached: Option<Box<QuotaReached>>,
 }
@@ -57,6 +59,10 @@ pub(super) struct ProblemBody<'a> {
     /// What is wrong with this request, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// The job that a submission without an id may have started. Repeat the submission with this
+    /// `id`; without it, another job would start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<&'a str>,
 }
 
 impl Problem {
@@ -65,16 +71,35 @@ impl Problem {
         Self {
             code,
             detail: Some(shortened(detail.into())),
+            job: None,
             reached: None,
+        }
+    }
+
+    /// A submission that may have started this job, under an id that the client did not choose. It
+    /// needs the id to repeat the submission.
+    pub(super) fn of_uncertain_job(error: Unavailable, job: &JobId) -> Self {
+        let detail = format!(
+            "The job {job} may be submitted. Repeat the submission with this `id`: without it, another job would start."
+        );
+        Self {
+            detail: Some(detail),
+            job: Some(job.clone()),
+            ..Self::from(error)
         }
     }
 
     /// The error frame for a request or a job.
     pub(super) fn into_frame(self, request: RequestRef) -> ServerFrame {
+        let message = self.message().to_owned();
+        let job = self.job.map(|job| job.to_string()).or(request.job);
         error_frame(Refusal {
             code: self.code,
-            message: self.message().to_owned(),
-            request,
+            message,
+            request: RequestRef {
+                reference: request.reference,
+                job,
+            },
         })
     }
 
@@ -109,6 +134,7 @@ impl From<Code> for Problem {
         Self {
             code,
             detail: None,
+            job: None,
             reached: None,
         }
     }
@@ -160,6 +186,7 @@ impl Problem {
             status: info.status,
             code: info.code,
             detail: self.detail.as_deref(),
+            job: self.job.as_ref().map(JobId::as_str),
         };
         let json = serde_json::to_string(&body)
             .unwrap_or_else(|_| unreachable!("texts and numbers are always JSON"));
@@ -205,11 +232,41 @@ impl IntoResponse for Problem {
 mod tests {
     use super::*;
     use crate::wire::limits::MESSAGE_MAX;
+    use serde_json::{Value, json};
 
     #[test]
     fn the_detail_of_a_problem_is_cut() {
         let problem = Problem::new(Code::BadRequest, "é".repeat(500_000));
         assert_eq!(problem.message().len(), MESSAGE_MAX);
         assert!(problem.detail.unwrap().capacity() <= MESSAGE_MAX);
+    }
+
+    #[test]
+    fn a_submission_that_may_have_started_a_job_names_it_on_every_transport() {
+        let job: JobId = "job-1".parse().unwrap();
+        let problem = Problem::of_uncertain_job(Unavailable("no answer".into()), &job);
+        assert!(problem.message().contains("job-1"), "{problem:?}");
+        let response = problem.to_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body: Value = serde_json::from_str(response.body()).unwrap();
+        assert_eq!(
+            (&body["code"], &body["job"]),
+            (&json!("unavailable"), &json!("job-1"))
+        );
+        let request = RequestRef {
+            reference: Some("r".into()),
+            job: None,
+        };
+        let frame: Value = serde_json::from_str(&problem.into_frame(request).to_json()).unwrap();
+        assert_eq!(
+            (&frame["code"], &frame["ref"], &frame["job"]),
+            (&json!("unavailable"), &json!("r"), &json!("job-1"))
+        );
+        // Others name the job of the request, if it has one.
+        let request = RequestRef::of_job(&job);
+        let frame = Problem::from(Code::JobNotFound).into_frame(request);
+        assert!(frame.to_json().contains(r#""job":"job-1""#));
+        let response = Problem::from(Code::Unavailable).to_response();
+        assert!(!response.body().contains("\"job\""));
     }
 }

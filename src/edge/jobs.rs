@@ -178,7 +178,17 @@ impl App {
             (None, None) => (job_id(nuid::next().as_str())?, false),
         };
         let usage = self.check(&submission).await?;
-        let outcome = self.queue.submit_if_room(&id, &submission, &usage).await?;
+        let is_new_id = submission.id.is_none() && key.is_none();
+        let failed = |error: Unavailable| {
+            if is_new_id {
+                Problem::of_uncertain_job(error, &id)
+            } else {
+                // The same request again finds the job.
+                error.into()
+            }
+        };
+        let submitted = self.queue.submit_if_room(&id, &submission, &usage);
+        let outcome = submitted.await.map_err(failed)?;
         let kind = submission.kind;
         let counters = &self.thread.counters;
         match outcome {
@@ -188,7 +198,7 @@ impl App {
             }
             SubmitOutcome::Same => {
                 counters.submits_same.fetch_add(1, Ordering::Relaxed);
-                let last = self.log.last(&id).await?;
+                let last = self.log.last(&id).await.map_err(failed)?;
                 let status = last.map_or(Status::Queued, |last| last.status());
                 Ok(Accepted::new(id, kind, status, false))
             }

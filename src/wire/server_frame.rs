@@ -106,7 +106,8 @@ pub enum ServerFrame {
         /// The `ref` of the client's frame.
         #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
-        /// The job, as the client named it.
+        /// The job, as the client named it. For a `submit` with neither `id` nor `key`: the job that it
+        /// may have started although it failed; repeat the `submit` with this `id`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job: Option<String>,
     },

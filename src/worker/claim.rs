@@ -17,7 +17,7 @@ use super::owner::is_owned;
 use super::report::{AttemptRecord, AttemptReport};
 use super::settings::WorkerSettings;
 use crate::backend::{self, Backend};
-use crate::config::{APPEND_WAIT, DELIVERIES_MAX, RETRY_AFTER_MAX};
+use crate::config::{APPEND_WAIT, DELIVERIES_MAX, FIRST_EVENT_LAG, RETRY_AFTER_MAX};
 use crate::nats::{
     AppendError, Control, Delivery, EventWriter, Log, Queue, Reader, Tip, Unwritable,
 };
@@ -200,9 +200,11 @@ impl<B: Backend> Claimer<B> {
 
     /// Whether the queue has lost a job without a log: it was purged after this delivery was sent.
     async fn is_removed(&self, delivery: &Delivery) -> Result<bool, Unavailable> {
-        // The first delivery of a job often arrives before the first event of its log. No other
-        // worker can have run the job then.
-        if delivery.deliveries <= 1 && delivery.is_newest() {
+        // The first delivery of a new job often arrives before the first event of its log. No other
+        // worker can have run the job then. One that comes late may be of a job that was cancelled
+        // while it waited, which ended it without a worker.
+        let age = delivery.submitted.elapsed().unwrap_or_default();
+        if delivery.deliveries <= 1 && delivery.is_newest() && age < FIRST_EVENT_LAG {
             return Ok(false);
         }
         Ok(self.queue.queued_kind(&delivery.job).await?.is_none())

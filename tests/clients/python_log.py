@@ -5,7 +5,7 @@ The argument is {"library": folder}. Prints the name of each test that has passe
 """
 
 import asyncio, json, sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 given = json.loads(sys.argv[1])
@@ -56,8 +56,9 @@ class Stream:
     def log(self):
         return JobLog(self.broker(), "j")
 
-    def delivery(self, count):
-        metadata = SimpleNamespace(timestamp=datetime.now(timezone.utc), num_delivered=count)
+    def delivery(self, count, age):
+        submitted = datetime.now(timezone.utc) - timedelta(seconds=age)
+        metadata = SimpleNamespace(timestamp=submitted, num_delivered=count)
         worker = SimpleNamespace(kind="k", timeout=None, silence_timeout=None, continues=False, max_attempts=5)
         message = SimpleNamespace(data=b'{"job":"j"}', metadata=metadata)
         return Attempt(self.broker(), worker, message, 30, "w", None)
@@ -170,11 +171,17 @@ async def only_the_log_of_a_queued_job_continues_after_all_events_expired():
 
 
 async def a_late_delivery_of_a_purged_job_does_not_bring_it_back():
-    for count, holds_job, is_claimed in ((1, False, True), (2, True, True), (2, False, False)):
+    for count, age, holds_job, is_claimed in (
+        (1, 0, False, True),
+        (1, 5, True, True),
+        (1, 5, False, False),
+        (2, 0, True, True),
+        (2, 0, False, False),
+    ):
         stream = Stream()
         stream.holds_job = holds_job
-        claimed = await stream.delivery(count).claim()
-        assert (claimed is not None, len(stream.messages)) == (is_claimed, 2 if is_claimed else 0), (count, holds_job)
+        claimed = await stream.delivery(count, age).claim()
+        assert (claimed is not None, len(stream.messages)) == (is_claimed, 2 if is_claimed else 0), (count, age, holds_job)
 
 
 for test in (

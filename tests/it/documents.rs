@@ -42,11 +42,12 @@ const RUN: [&str; 11] = [
 ];
 
 /// Commands that are looked up instead of run.
-const NOT_RUN: [&str; 10] = [
+const NOT_RUN: [&str; 11] = [
     "cargo ",
     "npm install ",
     "pip install ",
     "uvx ",
+    "npx ",
     "node scripts/",
     "node --test ",
     "scripts/",
@@ -235,6 +236,22 @@ async fn run(document: &str) {
 #[tokio::test]
 async fn the_commands_of_the_readme_work() {
     run("README.md").await;
+}
+
+/// `scripts/install-test.sh` runs both lines as they are written.
+#[test]
+fn the_readme_begins_with_one_line_that_installs_and_starts_everything() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = blocks(&readme);
+    let mut commands = blocks.iter().filter(|(tag, _)| tag == "sh");
+    for program in ["uvx ", "npx "] {
+        let (_, block) = commands.next().unwrap();
+        let is_one_line = block.trim_end().lines().count() == 1;
+        assert!(
+            is_one_line && block.starts_with(program) && block.ends_with(" tailwater up\n"),
+            "{block}"
+        );
+    }
 }
 
 #[tokio::test]

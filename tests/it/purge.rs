@@ -248,7 +248,35 @@ async fn a_late_writer_adds_nothing_to_a_purged_job() {
     system.end().await;
 }
 
-/// The delivery is on its way to the worker while the job is cancelled and purged.
+/// The first delivery is on its way to the worker while the job is cancelled, which ends it, and
+/// purged.
+#[tokio::test]
+async fn a_purged_job_is_not_started_by_its_first_delivery() {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let edge = system.edge().await;
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    far.worker(Demo, |settings| settings.concurrency = 1).await;
+    link.set(Flow::Late(Duration::from_secs(2)));
+    let job = system.submit("purged", words(3, 0, 1)).await;
+    let consumer = format!("CONSUMER.INFO.{}.demo", system.names().jobs_stream());
+    until("the delivery", async || {
+        let info = system.ask_jetstream(&consumer, &json!({})).await;
+        info["delivered"]["consumer_seq"] == 1
+    })
+    .await;
+    system.cancel_running(&job).await;
+    assert_eq!(delete(&edge, "purged").await, 204);
+    link.set(Flow::Open);
+    // The worker runs one job at a time.
+    let next = system.submit("next", words(3, 0, 1)).await;
+    system.ended(&next).await;
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    system.end().await;
+}
+
+/// A later delivery is on its way to the worker while the job is cancelled and purged.
 #[tokio::test]
 async fn a_purged_job_is_not_started_by_a_late_delivery() {
     let broker = Broker::shared_one();

@@ -1,6 +1,7 @@
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
+use tailwater::process_group::Signal;
 use tailwater::wire::Status;
 
 use crate::support::broker::Broker;
@@ -129,6 +130,42 @@ async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
         let found = (state.status, state.attempt, state.output);
         assert_eq!(found, (Status::Done, 1, text(&body(id)["input"])));
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_submission_without_an_id_that_fails_can_be_repeated_with_the_id_in_the_error() {
+    let broker = Broker::one();
+    let system = System::on(&broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(5, 0, 1);
+    let body = json!({"kind": "demo", "input": input});
+    let failed = async || {
+        // The edge then knows for a second that the queue has room, and asks the broker no more before it submits.
+        let (status, _) = post(&edge, &body).await;
+        if status != 202 {
+            return None;
+        }
+        broker.signal(0, Signal::STOP);
+        let (status, problem) = post(&edge, &body).await;
+        broker.signal(0, Signal::CONT);
+        assert_problem(status, &problem, 503, "unavailable");
+        problem["job"].as_str().map(str::to_owned)
+    };
+    let job = eventually("a submission that fails after it was checked", failed).await;
+    let body = json!({"kind": "demo", "input": input, "id": job});
+    let repeated = async || {
+        let (status, answer) = post(&edge, &body).await;
+        (status != 503).then_some((status, answer))
+    };
+    let (status, answer) = eventually("the repetition", repeated).await;
+    assert!(status == 200 || status == 202, "{status}: {answer}");
+    assert_eq!(answer["id"], job.as_str());
+    let state = system.ended(&job.parse().unwrap()).await;
+    assert_eq!((state.status, state.output), (Status::Done, text(&input)));
+    let (status, again) = post(&edge, &body).await;
+    assert_eq!((status, &again["id"]), (200, &json!(job)));
     system.end().await;
 }
 

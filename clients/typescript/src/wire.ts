@@ -524,7 +524,8 @@ export type ServerFrame =
        */
       code: string;
       /**
-       * The job, as the client named it.
+       * The job, as the client named it. For a `submit` with neither `id` nor `key`: the job that it
+       * may have started although it failed; repeat the `submit` with this `id`.
        */
       job?: string | null;
       /**

@@ -29,6 +29,8 @@ STOP_WAIT = 5
 PAUSE_MAX = 60
 RETRY_AFTER_MAX = 3600
 FOREVER = 1e15
+#: How long after its submission a job's log may lack its first event without asking the queue whether it still has the job, in seconds.
+FIRST_EVENT_LAG = 0.5
 
 #: An event's type, and its fields.
 End = tuple[str, dict[str, Any]]
@@ -74,8 +76,8 @@ class Attempt:
         self.submission = json.loads(message.data)
         self.id: str = self.submission["job"]
         self.log = JobLog(broker, self.id)
-        submitted = message.metadata.timestamp.timestamp()
-        self.end = submitted + min(self._limit("timeout_ms"), worker.timeout or FOREVER)
+        self.submitted = message.metadata.timestamp.timestamp()
+        self.end = self.submitted + min(self._limit("timeout_ms"), worker.timeout or FOREVER)
         self.silence = min(self._limit("silence_timeout_ms"), worker.silence_timeout or FOREVER)
         self.kept = time.time()
         self.began = time.monotonic()
@@ -122,8 +124,10 @@ class Attempt:
 
     async def _is_removed(self) -> bool:
         """Whether the queue has lost a job without a log: it was purged after this delivery was sent."""
-        # The first delivery of a job often arrives before the first event of its log.
-        if self.message.metadata.num_delivered <= 1 and self.owns_delivery():
+        # The first delivery of a new job often arrives before the first event of its log. One that comes late may be of a job
+        # that was cancelled while it waited, which ended it without a worker.
+        is_first = self.message.metadata.num_delivered <= 1 and self.owns_delivery()
+        if is_first and time.time() - self.submitted < FIRST_EVENT_LAG:
             return False
         return not await self.broker.is_queued(self.id)
 
