@@ -115,7 +115,8 @@ pub async fn run(
     let _close_all = closing.clone().drop_guard();
     let tasks = Tasks::new(closing.clone());
     settings.gate.start(&nats, &tasks).await?;
-    let reader = Reader::open(log.clone(), &tasks).await?;
+    let reads = shared.memory().reads.clone();
+    let reader = Reader::within(log.clone(), &tasks, reads).await?;
     let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
     let thread = Arc::new(EdgeThread {
         nats,
