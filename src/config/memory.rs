@@ -8,7 +8,8 @@
 //!        ├─ bodies that arrive        small, large      ┐
 //!        ├─ submissions in progress   small, large      │ each up to its constant below,
 //!        ├─ answers                   small, large      │ or a quarter of --memory
-//!        └─ event streams                               ┘
+//!        ├─ event streams and WebSockets                ┘
+//!        └─ Socket.IO clients                           up to an eighth
 //! ```
 //!
 //! The parts of `clients` may be larger together than the whole, which limits them, too. Reads have a
@@ -42,6 +43,11 @@ pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
 pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
 /// How many bytes of small answers that are being collected or sent an edge holds.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
+/// The part of an edge's memory that events over Socket.IO may hold while they are sent, if they are
+/// larger than [`FLIGHT_BYTES`](super::FLIGHT_BYTES): an eighth. Even in the smallest budget, 300
+/// clients that read nothing may each hold an event of 16 KiB, until they are disconnected after
+/// [`WRITE_WAIT`](super::WRITE_WAIT). Events of other clients that find no room wait.
+pub const SOCKETS_PART: usize = 8;
 /// How many bytes of events the event streams of an edge buffer for their clients; a stream that
 /// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.
 pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;

@@ -7,10 +7,11 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::counters::Transport;
 use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES,
-    SMALL_BYTES, SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
+    SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES, SUBMITS_BYTES,
 };
 use crate::wire::map_memory;
 
@@ -33,7 +34,9 @@ pub(super) struct Memory {
     /// Responses that are being made or read by their client.
     pub(super) answers: SplitBudget,
     /// Events that event streams have read but not written yet.
-    pub(super) streams: Budget,
+    streams: Budget,
+    /// Events that the Socket.IO library has copied but not written yet.
+    sockets: Budget,
 }
 
 /// The budget for data of one kind. Small data has its own, so that a flood of large data does not
@@ -73,6 +76,7 @@ impl Memory {
         let answers = budget(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
         let feeds = clients.within(limit / 2);
         let streams = clients.within(STREAMS_BYTES.min(limit / 4));
+        let sockets = clients.within(limit / SOCKETS_PART);
         Self {
             whole,
             reads,
@@ -82,6 +86,15 @@ impl Memory {
             submits,
             answers,
             streams,
+            sockets,
+        }
+    }
+
+    /// The room of events that are being written to clients over this transport.
+    pub(super) const fn events(&self, transport: Transport) -> &Budget {
+        match transport {
+            Transport::SocketIo => &self.sockets,
+            Transport::WebSocket | Transport::Sse => &self.streams,
         }
     }
 
@@ -92,7 +105,7 @@ impl Memory {
             .into_iter()
             .flat_map(|budget| [&budget.small, &budget.large]);
         parts
-            .chain([&self.clients, &self.feeds, &self.streams])
+            .chain([&self.clients, &self.feeds, &self.streams, &self.sockets])
             .map(Budget::refused)
             .sum()
     }
@@ -224,6 +237,7 @@ mod tests {
             let parts = [
                 &memory.feeds,
                 &memory.streams,
+                &memory.sockets,
                 &memory.bodies.small,
                 &memory.bodies.large,
                 &memory.submits.small,

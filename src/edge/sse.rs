@@ -254,7 +254,7 @@ fn start_stream(
     } = client;
     let counters = Arc::clone(&app.thread.counters);
     let connected = counters.connect(Transport::Sse);
-    let room = app.shared.memory().streams.clone();
+    let room = app.shared.memory().events(Transport::Sse).clone();
     let watches = Watches::new(
         Arc::clone(&app.hub),
         counters,
