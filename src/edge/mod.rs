@@ -12,6 +12,7 @@ mod browser;
 mod chat;
 mod client;
 mod client_stream;
+mod connection_slots;
 mod console;
 mod cookie;
 mod counters;
@@ -73,6 +74,7 @@ use self::alarm::Alarms;
 use self::app::App;
 pub use self::app::EdgeSettings;
 pub use self::browser::{AllowedOrigins, BrowserPolicy};
+use self::connection_slots::ConnectionSlots;
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
@@ -156,12 +158,16 @@ pub async fn run(
         all_disconnected
     };
     let bodies = &app.shared.memory().bodies;
+    let slots = ConnectionSlots::new(
+        app.shared.connections().clone(),
+        app.settings.proxies.clone(),
+    );
     let serving = serve::serve(
         listener,
         app.settings.tls.as_ref(),
         router::router(Arc::clone(&app)),
         bodies,
-        app.shared.connections(),
+        &slots,
         &app.thread.counters.sent,
         &tasks,
     );

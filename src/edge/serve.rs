@@ -24,17 +24,17 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::client_stream::ClientStream;
+use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
 use super::error::Problem;
 use super::http2;
 use super::memory::{Large, SplitBudget};
-use super::meter::network;
 use super::metered::Metered;
 use super::quota::{Quota, QuotaReached};
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
-use crate::fair_slots::{FairSlot, FairSlots};
+use crate::fair_slots::FairSlot;
 use crate::runtime::Tasks;
 use crate::wire::Code;
 
@@ -44,7 +44,7 @@ pub(super) async fn serve(
     tls: Option<&Tls>,
     router: Router,
     bodies: &SplitBudget,
-    slots: &FairSlots,
+    slots: &ConnectionSlots,
     sent: &Arc<SentBytes>,
     tasks: &Tasks,
 ) {
@@ -59,7 +59,7 @@ pub(super) async fn serve(
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let peer = peer.ip();
-        let Ok(slot) = slots.acquire(network(peer)) else {
+        let Ok(slot) = slots.acquire(peer) else {
             // Without TLS, a client that expects it could not read an answer.
             let answer = refusal(slots);
             if tls.is_none() {
@@ -114,9 +114,8 @@ async fn secured(
 
 /// Counts that there is no slot for a client. Returns the response: there is none for anybody, or
 /// its address has its share.
-fn refusal(slots: &FairSlots) -> String {
-    let has_share = slots.taken() < slots.limit();
-    let problem = if has_share {
+fn refusal(slots: &ConnectionSlots) -> String {
+    let problem = if slots.has_free() {
         Problem::from(QuotaReached::of(Quota::Address, slots.share()))
     } else {
         Problem::from(Code::Overloaded)
@@ -205,7 +204,9 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::edge::forwarded::TrustedProxies;
     use crate::edge::memory::Memory;
+    use crate::fair_slots::FairSlots;
     use axum::routing::get;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -228,14 +229,13 @@ mod tests {
         (stream, answer)
     }
 
-    #[tokio::test]
-    async fn an_address_with_its_share_of_connections_is_refused_and_others_are_not() {
+    /// Serves with these slots while `clients` run.
+    async fn with_edge(slots: ConnectionSlots, clients: impl AsyncFnOnce(SocketAddr)) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let edge = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let tasks = Tasks::new(stop.clone());
         let memory = Memory::new(Budget::unlimited());
-        let slots = FairSlots::new(8);
         let router = Router::new().route("/", get(async || "served"));
         let sent = Arc::default();
         let serving = serve(
@@ -248,6 +248,17 @@ mod tests {
             &tasks,
         );
         let clients = async {
+            clients(edge).await;
+            stop.cancel();
+        };
+        tokio::join!(serving, clients);
+        tasks.end(PATIENCE).await;
+    }
+
+    #[tokio::test]
+    async fn an_address_with_its_share_of_connections_is_refused_and_others_are_not() {
+        let slots = ConnectionSlots::new(FairSlots::new(8), TrustedProxies::default());
+        let clients = async |edge| {
             let before = Quota::Address.reached();
             let mut held = Vec::new();
             for _ in 0..6 {
@@ -274,9 +285,28 @@ mod tests {
             let (_, full) = ask("127.0.0.4", edge).await;
             assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
             assert!(full.contains("\r\nretry-after: 1\r\n"), "{full}");
-            stop.cancel();
         };
-        tokio::join!(serving, clients);
-        tasks.end(PATIENCE).await;
+        with_edge(slots, clients).await;
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_a_trusted_proxy_use_up_no_share() {
+        let proxies = TrustedProxies(vec!["127.0.0.2/32".parse().unwrap()]);
+        let slots = ConnectionSlots::new(FairSlots::new(8), proxies);
+        let clients = async |edge| {
+            let mut held = Vec::new();
+            // More than the share of one address, which is 6.
+            for _ in 0..7 {
+                let (stream, answer) = ask("127.0.0.2", edge).await;
+                assert!(answer.ends_with("served"), "{answer}");
+                held.push(stream);
+            }
+            let (stream, answer) = ask("127.0.0.1", edge).await;
+            assert!(answer.ends_with("served"), "{answer}");
+            held.push(stream);
+            let (_, full) = ask("127.0.0.2", edge).await;
+            assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
+        };
+        with_edge(slots, clients).await;
     }
 }
