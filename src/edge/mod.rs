@@ -49,6 +49,7 @@ mod router;
 mod serve;
 mod session;
 mod shared;
+mod slow;
 mod socketio;
 mod sse;
 mod stats;

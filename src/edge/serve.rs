@@ -31,6 +31,7 @@ use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
 use super::quota::{Quota, QuotaReached};
+use super::slow::SlowPart;
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
@@ -88,7 +89,12 @@ pub(super) async fn serve(
                         Some(Ok((stream, false))) => {
                             connection(stream, router, tasks.stop().clone()).await;
                         }
-                        Some(Err(error)) => debug!(%error, "no TLS connection"),
+                        Some(Err(error)) => {
+                            if error.kind() == io::ErrorKind::TimedOut {
+                                SlowPart::Handshake.count();
+                            }
+                            debug!(%error, "no TLS connection");
+                        }
                         None => {}
                     }
                 });
@@ -157,6 +163,7 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
     // The buffer alone would accept a little more.
     limits.max_header_size(HTTP_BUFFER);
     let meter = stream.meter();
+    let of_connection = meter.clone();
     let stream = LentStream::new(stream);
     let lent = stream.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -195,7 +202,13 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
     };
     match ended {
         Some(Ok(())) => {}
-        Some(Err(error)) => debug!(%error, "a connection broke"),
+        Some(Err(error)) => {
+            // A client that is idle for as long is not slow.
+            if error.is_timeout() && of_connection.has_asked() {
+                SlowPart::Head.count();
+            }
+            debug!(%error, "a connection broke");
+        }
         None => debug!("a connection was cut off at the stop"),
     }
 }
@@ -209,8 +222,9 @@ mod tests {
     use crate::fair_slots::FairSlots;
     use axum::routing::get;
     use std::net::SocketAddr;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tokio::net::TcpSocket;
+    use tokio::time::Instant;
 
     const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -308,5 +322,30 @@ mod tests {
             assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
         };
         with_edge(slots, clients).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_too_slowly_ends_the_connection_and_is_counted() {
+        let memory = Memory::new(Budget::unlimited());
+        let peer: IpAddr = "127.0.0.1".parse().unwrap();
+        for (sent, is_slow) in [
+            ("GET / HTTP/1.1\r\nHost:", true),
+            // Clients that are idle.
+            ("", false),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", false),
+        ] {
+            let before = SlowPart::Head.ended();
+            let (mut client, edge) = duplex(4096);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let edge = ClientStream::Response(edge);
+            let stream = Metered::new(edge, peer, &memory.bodies, Arc::default());
+            let router = Router::new().route("/", get(async || "served"));
+            let begun = Instant::now();
+            let served = connection(stream, router, CancellationToken::new());
+            timeout(HEAD_WAIT * 2, served).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), HEAD_WAIT.as_secs(), "{sent:?}");
+            let counted = SlowPart::Head.ended() - before;
+            assert_eq!(counted, u64::from(is_slow), "{sent:?}");
+        }
     }
 }
