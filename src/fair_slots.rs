@@ -34,6 +34,8 @@ pub(crate) struct FairCount<K> {
 pub struct FairSlot {
     slots: FairSlots,
     from: IpAddr,
+    /// Whether it counts in the share of its address.
+    is_shared: bool,
 }
 
 impl FairSlots {
@@ -50,10 +52,24 @@ impl FairSlots {
     /// # Errors
     /// [`LimitReached`] if all are taken, or if this address holds its share.
     pub fn acquire(&self, from: IpAddr) -> Result<FairSlot, LimitReached> {
-        self.lock().acquire(self.0.limit, Some(&from))?;
+        self.acquire_counted(from, true)
+    }
+
+    /// Acquires a slot for this address that does not count in its share.
+    ///
+    /// # Errors
+    /// [`LimitReached`] if all are taken.
+    pub fn acquire_unshared(&self, from: IpAddr) -> Result<FairSlot, LimitReached> {
+        self.acquire_counted(from, false)
+    }
+
+    fn acquire_counted(&self, from: IpAddr, is_shared: bool) -> Result<FairSlot, LimitReached> {
+        let holder = is_shared.then_some(&from);
+        self.lock().acquire(self.0.limit, holder)?;
         Ok(FairSlot {
             slots: self.clone(),
             from,
+            is_shared,
         })
     }
 
@@ -140,7 +156,8 @@ impl FairSlot {
 
 impl Drop for FairSlot {
     fn drop(&mut self) {
-        self.slots.lock().release(Some(&self.from));
+        let holder = self.is_shared.then_some(&self.from);
+        self.slots.lock().release(holder);
     }
 }
 
@@ -171,6 +188,18 @@ mod tests {
         drop((greedy, second, newcomers));
         assert_eq!((slots.taken(), slots.lock().holders()), (0, 0));
         assert_eq!(flood(&slots, 2).len(), 750, "dropped slots are free again");
+    }
+
+    #[test]
+    fn an_unshared_slot_counts_in_the_limit_and_in_no_share() {
+        let slots = FairSlots::new(100);
+        let unshared = || slots.acquire_unshared(address(1)).ok();
+        let unshared: Vec<_> = std::iter::from_fn(unshared).collect();
+        assert_eq!((unshared.len(), slots.taken()), (100, 100));
+        assert!(slots.acquire(address(1)).is_err());
+        drop(unshared);
+        assert_eq!((slots.taken(), slots.lock().holders()), (0, 0));
+        assert_eq!(flood(&slots, 1).len(), 75);
     }
 
     #[test]

@@ -6,11 +6,12 @@ measured while everything is open.
 """
 
 import asyncio
+import base64
 import json
 import os
+import re
 import secrets
 import signal
-import string
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -33,11 +34,13 @@ class Attack:
     short: int | None
     # Whether the honest clients must be served during the attack.
     honest: bool
+    # How many KiB each connection may cost outside of the memory budget.
+    kib_each: int
 
 
-def attack(name, about, full, short=None, honest=True):
+def attack(name, about, full, short=None, honest=True, kib_each=32):
     def add(run):
-        ATTACKS.append(Attack(name, about, run, full, short, honest))
+        ATTACKS.append(Attack(name, about, run, full, short, honest, kib_each))
         return run
 
     return add
@@ -90,14 +93,14 @@ async def sio_pings(rig, seconds):
     return await pings(rig, seconds, SOCKET, mask(0x81, b"40"))
 
 
-async def unread(rig, count, path, headers="", at_once=100):
-    """Sends requests, and leaves the rest of each response unread after its head."""
+async def unread(rig, count, path, headers="", at_once=100, job=None):
+    """Sends requests about a job, by default the big one, and leaves the rest of each response unread after its head."""
     held = []
 
     async def one(_):
         client = await Client.connect(rig.port)
         held.append(client)
-        await client.send(request("GET", f"/api/jobs/{rig.big}/{path}", headers=headers))
+        await client.send(request("GET", f"/api/jobs/{job or rig.big}/{path}", headers=headers))
         return await client.head()
 
     seen = await gather(count, one, at_once)
@@ -107,15 +110,15 @@ async def unread(rig, count, path, headers="", at_once=100):
 
 @attack("states", "states of a job of 8 MB, unread", full=300, short=60)
 async def states(rig, count):
-    return await unread(rig, count, "state", at_once=count)
+    return await unread(rig, count, "state", at_once=count, job=rig.whole)
 
 
-@attack("pages", "pages of a job of 8 MB, unread", full=300)
+@attack("pages", "pages of a job of 50 MB, unread", full=300)
 async def pages(rig, count):
     return await unread(rig, count, "events?limit=1000", "Accept: application/json\r\n", at_once=count)
 
 
-@attack("sse-unread", "event streams of a job of 8 MB, unread", full=1000)
+@attack("sse-unread", "event streams of a job of 50 MB, unread", full=1000)
 async def sse_unread(rig, count):
     return await unread(rig, count, "events")
 
@@ -139,13 +142,13 @@ async def unread_watches(rig, count, path, watch, *first):
     return seen
 
 
-@attack("ws-unread", "WebSockets that each watch a job of 8 MB, unread", full=1000)
+@attack("ws-unread", "WebSockets that each watch a job of 50 MB, unread", full=1000)
 async def ws_unread(rig, count):
     watch = json.dumps({"op": "watch", "job": rig.big}).encode()
     return await unread_watches(rig, count, "/ws", watch)
 
 
-@attack("sio-unread", "Socket.IO WebSockets that each watch a job of 8 MB, unread", full=1000)
+@attack("sio-unread", "Socket.IO WebSockets that each watch a job of 50 MB, unread", full=1000)
 async def sio_unread(rig, count):
     watch = b"42" + json.dumps(["watch", {"job": rig.big}]).encode()
     return await unread_watches(rig, count, SOCKET, watch, b"40")
@@ -225,26 +228,34 @@ async def rest_submits(rig, count):
         os.kill(rig.broker.pid, signal.SIGCONT)
 
 
-@attack("sio-sids", "requests for sessions that do not exist", full=200_000, short=10_000)
+@attack("sio-sids", "requests for a million sessions that do not exist", full=1_000_000, short=10_000)
 async def sio_sids(rig, count):
-    letters = string.ascii_letters + string.digits
+    start, end = request("GET", f"{POLLING}&sid=SID").split(b"SID")
+    seen = Counter()
 
     async def one(_):
-        client, left = await Client.connect(rig.port, rcvbuf=None), count // 20
-        status = "cut"
-        while left > 0:
-            sid = lambda: "".join(secrets.choice(letters) for _ in range(16))
-            some = b"".join(request("GET", f"{SOCKET}&sid={sid()}") for _ in range(50))
-            if not await client.send(some) or not (answer := await client.read(1 << 18)):
-                client.close()
-                client = await Client.connect(rig.port, rcvbuf=None)
-                left -= 1
-                continue
-            status = answer[9:12].decode(errors="replace")
-            left -= 50
-        return status
+        client = await Client.connect(rig.port, rcvbuf=None)
+        for _ in range(count // 2000):
+            sids = (base64.urlsafe_b64encode(secrets.token_bytes(12)) for _ in range(100))
+            await client.send(b"".join(start + sid + end for sid in sids))
+            seen.update(await statuses(client, 100))
+        client.close()
 
-    return await gather(20, one)
+    await gather(20, one)
+    if seen != Counter({"400": count}):
+        raise AssertionError(f"not all of {count} requests were answered with 400: {dict(seen)}")
+    return seen
+
+
+async def statuses(client, count):
+    """The statuses of this many pipelined responses, or of fewer if the connection ends or is silent."""
+    data, seen = b"", Counter()
+    while seen.total() < count and (piece := await client.read(1 << 18)):
+        data += piece
+        seen.update(status.decode() for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data))
+        # Too short for a status line that was counted.
+        data = data[-12:]
+    return seen
 
 
 @attack("sio-handshakes", "Socket.IO clients that never join", full=30_000, short=6_000)

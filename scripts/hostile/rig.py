@@ -14,7 +14,8 @@ from pathlib import Path
 from wire import ask
 
 HERE = Path(__file__).parent
-MIB = 1 << 20
+# The `--memory` of the edge in MiB: the smallest, so that the attacks reach every limit.
+MEMORY = 64
 
 
 class Rig:
@@ -69,7 +70,8 @@ class Rig:
 
     def start_edge(self):
         """Starts a new edge, so that an attack does not affect the next one."""
-        command = self.tailwater("edge", "--listen", "127.0.0.1:0", "--callback-hosts", "hooks.test")
+        flags = ("--listen", "127.0.0.1:0", "--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test")
+        command = self.tailwater("edge", *flags)
         log = open(Path(self.folder.name, "edge.log"), "ab")
         self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.edge.stdout.readline()
@@ -97,6 +99,13 @@ class Rig:
             return 0
         resident = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(resident[1]) / 1024 if resident else 0
+
+    def files(self):
+        """How many files and sockets the edge has open; 0 if it has ended."""
+        try:
+            return len(os.listdir(f"/proc/{self.edge.pid}/fd"))
+        except FileNotFoundError:
+            return 0
 
     async def submit(self, kind, value=None, job=None):
         body = {"kind": kind, "input": value} | ({"id": job} if job else {})

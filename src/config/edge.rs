@@ -16,7 +16,8 @@ pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// may be.
 pub const HTTP_BUFFER: usize = 64 * 1024;
 /// An event of more bytes than this reserves room in the memory budget while it is written over a
-/// WebSocket: a frame that has begun must be completed, even if its client accepts no data.
+/// WebSocket: a frame that has begun must be completed, even if its client accepts no data. Over
+/// Socket.IO, one of more than [`FLIGHT_BYTES`](super::FLIGHT_BYTES) does.
 pub const LARGE_EVENT: usize = 32 * 1024;
 /// How long a transport buffers events that its client does not accept. Later it reads them again
 /// from the log. A client that receives 2 MB per second does not pause for longer: its socket

@@ -15,8 +15,9 @@ pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
 
-/// How many bytes of the log all readers of an edge thread hold that were read for them, and that
-/// they have not taken. Beyond that, reads wait, and readers of a scan leave it.
+/// How many bytes of the log a reader holds for its clients that they have not taken, in processes
+/// without a memory budget; an edge has [`READS_BYTES`](super::READS_BYTES) for all threads. Beyond
+/// that, reads wait, and readers of a scan leave it.
 pub const READ_BYTES: usize = 16 * 1024 * 1024;
 /// How long such bytes are kept for a reader. One whose client accepts nothing for longer reads
 /// them again.
@@ -28,7 +29,7 @@ pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 /// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
 pub const SEGMENTS_AT_ONCE: u64 = 8;
 /// How many segments all readers of an edge thread request at a time: together they hold at most
-/// half of [`READ_BYTES`].
+/// half of [`READ_BYTES`], and what the budget for reads allows.
 pub const SEGMENT_READS: usize = READ_BYTES / SEGMENT_BYTES_MAX / 2;
 /// How long readers do not look for segments after the broker answered that there is no stream of
 /// them: an edge may be older than the last `setup`.

@@ -1,4 +1,20 @@
-//! How the memory of an edge is divided among its clients.
+//! How the memory of an edge is divided among its clients. `edge::memory` builds these budgets.
+//!
+//! ```text
+//!   --memory
+//!    ├─ reads of the log that no client has taken yet   an eighth, up to READS_BYTES
+//!    └─ clients                                         the rest, shared by:
+//!        ├─ feeds and their histories                   up to half of --memory
+//!        ├─ bodies that arrive        small, large      ┐
+//!        ├─ submissions in progress   small, large      │ each up to its constant below,
+//!        ├─ answers                   small, large      │ or a quarter of --memory
+//!        ├─ event streams and WebSockets                ┘
+//!        └─ Socket.IO clients                           up to an eighth
+//! ```
+//!
+//! The parts of `clients` may be larger together than the whole, which limits them, too. Reads have a
+//! part of their own: otherwise clients that hold the rest would stop the delivery of stored events
+//! to all others.
 
 /// The part of the machine's memory, or of its container's limit, that an edge holds for its
 /// clients unless `--memory` is given: a quarter. The broker and workers often run on the same
@@ -27,6 +43,18 @@ pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
 pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
 /// How many bytes of small answers that are being collected or sent an edge holds.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
+/// The part of an edge's memory that events over Socket.IO may hold while they are sent, if they are
+/// larger than [`FLIGHT_BYTES`](super::FLIGHT_BYTES): an eighth. Even in the smallest budget, 300
+/// clients that read nothing may each hold an event of 16 KiB, until they are disconnected after
+/// [`WRITE_WAIT`](super::WRITE_WAIT). Events of other clients that find no room wait.
+pub const SOCKETS_PART: usize = 8;
 /// How many bytes of events the event streams of an edge buffer for their clients; a stream that
 /// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.
 pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;
+/// The part of an edge's memory that reads of the log may hold: an eighth, which is enough for 64
+/// pages of the log at a time even in the smallest budget.
+pub const READS_PART: usize = 8;
+/// How many bytes reads of the log hold at most, however large the memory is. All threads of an edge
+/// share them: they have room for 512 pages at a time, more than a broker serves within
+/// milliseconds.
+pub const READS_BYTES: usize = 64 * 1024 * 1024;

@@ -13,9 +13,12 @@ pub const FLIGHT_PACKETS: usize = SOCKET_QUEUE / 2;
 /// The same for a client that polls. A response carries everything that is queued, python-engineio
 /// accepts at most 16 packets in one, and the library may add a ping and a greeting.
 pub const FLIGHT_PACKETS_POLLING: usize = 14;
-/// About how many bytes of them may be queued. A client that reads nothing costs this much and the
-/// 128 KiB that the library collects for one write.
-pub const FLIGHT_BYTES: usize = 16 * 1024;
+/// About how many bytes of them may be queued, and one more packet: about 64 tokens of a model, so
+/// that a client that follows one is limited by [`FLIGHT_PACKETS`] only. A client that reads nothing
+/// costs this much twice, because the library's write buffer is up to twice as large as what it has
+/// held. An event of more bytes than this reserves room in the memory budget until it is sent: the
+/// library copies it, and does not return it.
+pub const FLIGHT_BYTES: usize = 8 * 1024;
 /// The pause before a packet is queued again if the queue was full nevertheless.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// How many requests of one client wait to be read. A client that sends more is disconnected,

@@ -20,6 +20,10 @@ use crate::wire::Code;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
+/// Marks a request that came from a trusted proxy. Its connection counts in no address's share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proxied;
+
 /// What needs no token: pages without data, and what load balancers ask.
 const PUBLIC: [&str; 6] = [
     "/",
@@ -51,10 +55,14 @@ pub(super) async fn browser(
     }
     if let Some(ConnectInfo(meter)) = request.extensions().get::<ConnectInfo<Meter>>() {
         let peer = meter.address();
+        let is_proxied = app.settings.proxies.are(peer);
         let client = app.settings.proxies.client(peer, request.headers());
         request
             .extensions_mut()
             .insert(ClientAddress(network(client)));
+        if is_proxied {
+            request.extensions_mut().insert(Proxied);
+        }
     }
     next.run(request).await
 }

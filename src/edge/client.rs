@@ -66,7 +66,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
     ) -> Self {
         let hub = Arc::clone(&app.hub);
         let counters = Arc::clone(&app.thread.counters);
-        let budget = app.shared.memory().streams.clone();
+        let budget = app.shared.memory().events(transport).clone();
         let mut client = Self {
             app,
             address,
@@ -332,6 +332,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
     /// See [`Watches::holds_room`].
     pub(super) fn holds_room(&self) -> bool {
         self.watches.holds_room()
+    }
+
+    /// See [`Watches::holds_large`].
+    pub(super) fn holds_large(&self) -> bool {
+        self.watches.holds_large()
     }
 
     /// Ends all watches, and completes the submits and cancels: a client that disconnects still

@@ -37,7 +37,8 @@ impl TrustedProxies {
         nearest
     }
 
-    fn are(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of a proxy.
+    pub(super) fn are(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }

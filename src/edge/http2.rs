@@ -1,5 +1,5 @@
-//! HTTP/2: the limits of a connection, and the end of one whose client reads nothing or asks for
-//! nothing. WebSockets use HTTP/1.1.
+//! HTTP/2: the limits of a connection, the end of a response that its client does not read, and of a
+//! connection whose client reads nothing or asks for nothing. WebSockets use HTTP/1.1.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +18,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead as _, DuplexStream, ReadBuf, duplex};
 use tokio::time::{Instant, interval, timeout};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
@@ -39,13 +40,19 @@ struct OpenRequests(Mutex<OpenState>);
 #[derive(Debug)]
 struct OpenState {
     requests: Vec<Weak<OpenRequest>>,
+    /// Ends the last one, until the library has made its task.
+    latest: Option<CancellationToken>,
     /// Since when there are none.
     idle_since: Instant,
 }
 
 /// One of them.
 #[derive(Debug, Default)]
-struct OpenRequest(Mutex<UnreadResponse>);
+struct OpenRequest {
+    unread: Mutex<UnreadResponse>,
+    /// Ends the task that answers it, which resets its stream.
+    ended: CancellationToken,
+}
 
 /// What the client keeps waiting.
 #[derive(Debug, Default)]
@@ -55,6 +62,8 @@ struct UnreadResponse {
     since: Option<Instant>,
     /// Whether the response takes scarce memory.
     is_large: bool,
+    /// Whether the library has all of it, and there is no task any more.
+    is_handed_over: bool,
 }
 
 /// A response body that notes whether its client accepts it.
@@ -70,15 +79,27 @@ struct EventBody(DuplexStream);
 
 /// Runs the requests of a connection as tasks of the edge.
 #[derive(Clone)]
-struct OnTasks(Tasks);
+struct OnTasks {
+    tasks: Tasks,
+    open: Arc<OpenRequests>,
+}
 
 impl<F> hyper::rt::Executor<F> for OnTasks
 where
     F: Future + Send + 'static,
 {
     fn execute(&self, request: F) {
-        self.0.spawn(async move {
-            request.await;
+        // The library makes the task of a request as soon as the service was called for it.
+        let ended = self.open.take_latest();
+        self.tasks.spawn(async move {
+            match ended {
+                Some(ended) => {
+                    let _ = ended.run_until_cancelled(request).await;
+                }
+                None => {
+                    request.await;
+                }
+            }
         });
     }
 }
@@ -87,6 +108,7 @@ impl OpenRequests {
     fn new() -> Self {
         Self(Mutex::new(OpenState {
             requests: Vec::new(),
+            latest: None,
             idle_since: Instant::now(),
         }))
     }
@@ -100,18 +122,28 @@ impl OpenRequests {
         let mut state = self.lock();
         state.requests.retain(|request| request.strong_count() > 0);
         state.requests.push(Arc::downgrade(&request));
+        state.latest = Some(request.ended.clone());
         request
     }
 
+    /// What ends the request that was opened last, at the first call.
+    fn take_latest(&self) -> Option<CancellationToken> {
+        self.lock().latest.take()
+    }
+
     /// Why the connection should end now: its client does not accept a response, or has asked for
-    /// nothing for a while.
+    /// nothing for a while. If the client still accepts others, only that response ends.
     fn reason_to_end(&self) -> Option<&'static str> {
         let mut state = self.lock();
         let open: Vec<_> = state.requests.iter().filter_map(Weak::upgrade).collect();
         if !open.is_empty() {
             state.idle_since = Instant::now();
         }
-        if open.iter().any(|request| request.is_stalled()) {
+        let (stalled, others): (Vec<_>, Vec<_>) =
+            open.iter().partition(|request| request.is_stalled());
+        if !stalled.is_empty()
+            && (others.is_empty() || !stalled.iter().all(|request| request.end()))
+        {
             return Some("the client does not read");
         }
         (state.idle_since.elapsed() > HEAD_WAIT).then_some("the client asks for nothing")
@@ -120,7 +152,18 @@ impl OpenRequests {
 
 impl OpenRequest {
     fn lock(&self) -> MutexGuard<'_, UnreadResponse> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the response. Returns whether that was possible: the library keeps what it has of one
+    /// that was handed over.
+    fn end(&self) -> bool {
+        if self.lock().is_handed_over {
+            return false;
+        }
+        debug!("a response over HTTP/2 is ended, because its client does not read it");
+        self.ended.cancel();
+        true
     }
 
     fn is_stalled(&self) -> bool {
@@ -182,6 +225,12 @@ impl HttpBody for WatchedBody {
     }
 }
 
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        self.request.lock().is_handed_over = true;
+    }
+}
+
 impl HttpBody for EventBody {
     type Data = Bytes;
     type Error = io::Error;
@@ -202,7 +251,11 @@ impl HttpBody for EventBody {
 /// Serves one connection. When the edge stops, the requests in progress are still answered if that
 /// does not take too long.
 pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, tasks: Tasks) {
-    let mut limits = http2::Builder::new(OnTasks(tasks.clone()));
+    let open = Arc::new(OpenRequests::new());
+    let mut limits = http2::Builder::new(OnTasks {
+        tasks: tasks.clone(),
+        open: Arc::clone(&open),
+    });
     limits
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
@@ -215,7 +268,6 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WAIT);
     let meter = stream.meter();
-    let open = Arc::new(OpenRequests::new());
     let opening = Arc::clone(&open);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let open = opening.open();
@@ -305,5 +357,30 @@ mod tests {
         assert_eq!(open.reason_to_end(), Some("the client does not read"));
         drop(parts);
         assert_eq!(open.reason_to_end(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_response_that_is_not_read_ends_while_the_client_reads_others() {
+        let open = OpenRequests::new();
+        let stalled = open.open();
+        let ended = open.take_latest().unwrap();
+        stalled.lock().since = Some(Instant::now());
+        advance(WRITE_WAIT * 2).await;
+        let read = open.open();
+        read.lock().since = Some(Instant::now());
+        assert_eq!(open.reason_to_end(), None);
+        assert!(ended.is_cancelled());
+        assert!(!open.take_latest().unwrap().is_cancelled());
+        // It has ended, and its last parts are still not accepted.
+        stalled.lock().is_handed_over = true;
+        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        drop(stalled);
+        assert_eq!(open.reason_to_end(), None);
+        advance(WRITE_WAIT * 2).await;
+        assert_eq!(
+            open.reason_to_end(),
+            Some("the client does not read"),
+            "it reads no other"
+        );
     }
 }

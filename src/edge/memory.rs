@@ -7,19 +7,24 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::counters::Transport;
 use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{
-    ANSWERS_BYTES, BODIES_BYTES, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES, SMALL_BYTES,
-    SMALL_SUBMITS_BYTES, STREAMS_BYTES, SUBMITS_BYTES,
+    ANSWERS_BYTES, BODIES_BYTES, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES,
+    SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES, SUBMITS_BYTES,
 };
 use crate::wire::map_memory;
 
-/// The budget of a process, and those within it. Each of these is far smaller than the whole, so
-/// that no kind of request takes the memory of the others or of the feeds.
+/// The budget of a process, and those within it; `config::memory` has a picture. No kind of request
+/// takes the memory of the others or of the feeds.
 #[derive(Debug)]
 pub(super) struct Memory {
     /// The whole budget.
     pub(super) whole: Budget,
+    /// What was read of the log, and is not taken by its reader. No other kind can use this part.
+    pub(super) reads: Budget,
+    /// Everything but reads.
+    clients: Budget,
     /// Feeds and their histories: half of it.
     pub(super) feeds: Budget,
     /// Request bodies while they arrive.
@@ -29,7 +34,9 @@ pub(super) struct Memory {
     /// Responses that are being made or read by their client.
     pub(super) answers: SplitBudget,
     /// Events that event streams have read but not written yet.
-    pub(super) streams: Budget,
+    streams: Budget,
+    /// Events that the Socket.IO library has copied but not written yet.
+    sockets: Budget,
 }
 
 /// The budget for data of one kind. Small data has its own, so that a flood of large data does not
@@ -56,34 +63,49 @@ pub(super) struct SplitReservation {
 
 impl Memory {
     pub(super) fn new(whole: Budget) -> Self {
+        let limit = whole.limit();
+        let reads = whole.within(READS_BYTES.min(limit / READS_PART));
+        let clients = whole.within(limit - reads.limit());
         // A small budget is divided in the same way.
         let budget = |small: usize, large: usize| SplitBudget {
-            small: whole.within(small.min(whole.limit() / 4)),
-            large: whole.within(large.min(whole.limit() / 4)),
+            small: clients.within(small.min(limit / 4)),
+            large: clients.within(large.min(limit / 4)),
         };
         let bodies = budget(SMALL_BODIES_BYTES, BODIES_BYTES);
         let submits = budget(SMALL_SUBMITS_BYTES, SUBMITS_BYTES);
         let answers = budget(SMALL_ANSWERS_BYTES, ANSWERS_BYTES);
-        let feeds = whole.within(whole.limit() / 2);
-        let streams = whole.within(STREAMS_BYTES.min(whole.limit() / 4));
+        let feeds = clients.within(limit / 2);
+        let streams = clients.within(STREAMS_BYTES.min(limit / 4));
+        let sockets = clients.within(limit / SOCKETS_PART);
         Self {
             whole,
+            reads,
+            clients,
             feeds,
             bodies,
             submits,
             answers,
             streams,
+            sockets,
         }
     }
 
-    /// How many reservations were refused.
+    /// The room of events that are being written to clients over this transport.
+    pub(super) const fn events(&self, transport: Transport) -> &Budget {
+        match transport {
+            Transport::SocketIo => &self.sockets,
+            Transport::WebSocket | Transport::Sse => &self.streams,
+        }
+    }
+
+    /// How many reservations were refused. Reads are not: they wait.
     pub(super) fn refused(&self) -> u64 {
         let parts = [&self.bodies, &self.submits, &self.answers];
         let parts = parts
             .into_iter()
             .flat_map(|budget| [&budget.small, &budget.large]);
         parts
-            .chain([&self.whole, &self.feeds, &self.streams])
+            .chain([&self.clients, &self.feeds, &self.streams, &self.sockets])
             .map(Budget::refused)
             .sum()
     }
@@ -205,7 +227,50 @@ pub(super) fn weight(value: &Value) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::MEMORY_MIN;
     use serde_json::json;
+
+    #[test]
+    fn all_parts_together_hold_no_more_than_the_whole_and_none_takes_that_of_reads() {
+        for limit in [MEMORY_MIN, 100 * MEMORY_MIN] {
+            let memory = Memory::new(Budget::new(limit));
+            let parts = [
+                &memory.feeds,
+                &memory.streams,
+                &memory.sockets,
+                &memory.bodies.small,
+                &memory.bodies.large,
+                &memory.submits.small,
+                &memory.submits.large,
+                &memory.answers.small,
+                &memory.answers.large,
+            ];
+            let mut held = Vec::new();
+            for part in parts {
+                held.extend(std::iter::from_fn(|| part.reserve(SMALL_BYTES).ok()));
+            }
+            let reads = memory.reads.limit();
+            assert!(memory.whole.used() <= limit - reads);
+            let _read = memory.reads.reserve(reads).unwrap();
+            assert!(memory.reads.reserve(1).is_err());
+            assert!(memory.whole.used() <= limit, "{limit}");
+        }
+        let smallest = Memory::new(Budget::new(MEMORY_MIN));
+        assert_eq!(smallest.reads.limit(), MEMORY_MIN / READS_PART);
+        let largest = Memory::new(Budget::unlimited());
+        assert_eq!(largest.reads.limit(), READS_BYTES);
+    }
+
+    #[test]
+    fn refusals_are_counted_and_reads_that_wait_are_not() {
+        let memory = Memory::new(Budget::new(MEMORY_MIN));
+        let _reads = memory.reads.reserve(memory.reads.limit()).unwrap();
+        memory.reads.reserve(1).unwrap_err();
+        assert_eq!(memory.refused(), 0);
+        let _clients = memory.clients.reserve(memory.clients.limit()).unwrap();
+        memory.streams.reserve(1).unwrap_err();
+        assert_eq!(memory.refused(), 1);
+    }
 
     #[test]
     fn the_weight_of_a_value_is_its_size_in_memory() {

@@ -23,6 +23,8 @@ struct MeterState {
     /// Counts what is written.
     sent: Arc<SentBytes>,
     is_large: AtomicBool,
+    /// Whether the client has sent something since something was written to it.
+    has_asked: AtomicBool,
 }
 
 /// An address as limits count it: an IPv6 address is reduced to its /64 network, which usually
@@ -42,6 +44,7 @@ impl Meter {
             traffic: OnceLock::new(),
             sent,
             is_large: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
         }))
     }
 
@@ -81,8 +84,19 @@ impl Meter {
         self.traffic().map(Traffic::requests)
     }
 
+    /// Notes that the client has sent something.
+    pub(super) fn note_received(&self) {
+        self.0.has_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has sent something that nothing was written for: it is not idle.
+    pub(super) fn has_asked(&self) -> bool {
+        self.0.has_asked.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes that were written.
     pub(super) fn count_sent(&self, bytes: usize) {
+        self.0.has_asked.store(false, Ordering::Relaxed);
         let traffic = self.traffic();
         if let Some(traffic) = traffic {
             traffic.count_sent(bytes);

@@ -146,6 +146,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let bytes = buffer.filled().len() - before;
         self.read_ahead = self.read_ahead.saturating_add(bytes);
         self.pace.count(bytes);
+        if bytes > 0 {
+            self.meter.note_received();
+        }
         let Some(requests) = self.meter.requests() else {
             return read;
         };

@@ -15,6 +15,7 @@ use super::counters::Transport;
 use super::describe::OPERATION;
 use super::error::{Problem, refusals};
 use super::quota::Quota;
+use super::slow::SlowPart;
 use super::thread::EdgeThread;
 use crate::auth::Operation;
 use crate::config::{QUEUE_METRICS_AGE, QUEUE_METRICS_WAIT};
@@ -52,6 +53,9 @@ pub(super) async fn metrics(
     }
     for quota in Quota::ALL {
         all.counter(&catalog::EDGE_LIMITED, &[quota.as_str()], quota.reached());
+    }
+    for part in SlowPart::ALL {
+        all.counter(&catalog::EDGE_SLOW, &[part.as_str()], part.ended());
     }
     let report = app.report_cache.of(&app.queue, QUEUE_METRICS_AGE);
     match timeout(QUEUE_METRICS_WAIT, report).await {

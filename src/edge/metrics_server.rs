@@ -11,7 +11,9 @@ use axum::{Json, Router};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
+use super::forwarded::TrustedProxies;
 use super::memory::Memory;
 use super::metrics::response;
 use super::serve;
@@ -42,6 +44,7 @@ pub async fn serve_metrics(
         .layer(DefaultBodyLimit::max(0));
     let memory = Memory::new(Budget::new(METRICS_MEMORY));
     let slots = FairSlots::new(METRICS_CONNECTIONS);
+    let slots = ConnectionSlots::new(slots, TrustedProxies::default());
     let tasks = Tasks::new(stop);
     serve::serve(
         listener,

@@ -12,6 +12,7 @@ mod browser;
 mod chat;
 mod client;
 mod client_stream;
+mod connection_slots;
 mod console;
 mod cookie;
 mod counters;
@@ -48,6 +49,7 @@ mod router;
 mod serve;
 mod session;
 mod shared;
+mod slow;
 mod socketio;
 mod sse;
 mod stats;
@@ -73,6 +75,7 @@ use self::alarm::Alarms;
 use self::app::App;
 pub use self::app::EdgeSettings;
 pub use self::browser::{AllowedOrigins, BrowserPolicy};
+use self::connection_slots::ConnectionSlots;
 use self::counters::Counters;
 use self::drain::Clients;
 pub use self::files::raise_file_limit;
@@ -115,7 +118,8 @@ pub async fn run(
     let _close_all = closing.clone().drop_guard();
     let tasks = Tasks::new(closing.clone());
     settings.gate.start(&nats, &tasks).await?;
-    let reader = Reader::open(log.clone(), &tasks).await?;
+    let reads = shared.memory().reads.clone();
+    let reader = Reader::within(log.clone(), &tasks, reads).await?;
     let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
     let thread = Arc::new(EdgeThread {
         nats,
@@ -155,12 +159,16 @@ pub async fn run(
         all_disconnected
     };
     let bodies = &app.shared.memory().bodies;
+    let slots = ConnectionSlots::new(
+        app.shared.connections().clone(),
+        app.settings.proxies.clone(),
+    );
     let serving = serve::serve(
         listener,
         app.settings.tls.as_ref(),
         router::router(Arc::clone(&app)),
         bodies,
-        app.shared.connections(),
+        &slots,
         &app.thread.counters.sent,
         &tasks,
     );

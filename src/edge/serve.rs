@@ -24,17 +24,18 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::client_stream::ClientStream;
+use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
 use super::error::Problem;
 use super::http2;
 use super::memory::{Large, SplitBudget};
-use super::meter::network;
 use super::metered::Metered;
 use super::quota::{Quota, QuotaReached};
+use super::slow::SlowPart;
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
-use crate::fair_slots::{FairSlot, FairSlots};
+use crate::fair_slots::FairSlot;
 use crate::runtime::Tasks;
 use crate::wire::Code;
 
@@ -44,7 +45,7 @@ pub(super) async fn serve(
     tls: Option<&Tls>,
     router: Router,
     bodies: &SplitBudget,
-    slots: &FairSlots,
+    slots: &ConnectionSlots,
     sent: &Arc<SentBytes>,
     tasks: &Tasks,
 ) {
@@ -59,7 +60,7 @@ pub(super) async fn serve(
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let peer = peer.ip();
-        let Ok(slot) = slots.acquire(network(peer)) else {
+        let Ok(slot) = slots.acquire(peer) else {
             // Without TLS, a client that expects it could not read an answer.
             let answer = refusal(slots);
             if tls.is_none() {
@@ -88,7 +89,12 @@ pub(super) async fn serve(
                         Some(Ok((stream, false))) => {
                             connection(stream, router, tasks.stop().clone()).await;
                         }
-                        Some(Err(error)) => debug!(%error, "no TLS connection"),
+                        Some(Err(error)) => {
+                            if error.kind() == io::ErrorKind::TimedOut {
+                                SlowPart::Handshake.count();
+                            }
+                            debug!(%error, "no TLS connection");
+                        }
                         None => {}
                     }
                 });
@@ -114,9 +120,8 @@ async fn secured(
 
 /// Counts that there is no slot for a client. Returns the response: there is none for anybody, or
 /// its address has its share.
-fn refusal(slots: &FairSlots) -> String {
-    let has_share = slots.taken() < slots.limit();
-    let problem = if has_share {
+fn refusal(slots: &ConnectionSlots) -> String {
+    let problem = if slots.has_free() {
         Problem::from(QuotaReached::of(Quota::Address, slots.share()))
     } else {
         Problem::from(Code::Overloaded)
@@ -158,6 +163,7 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
     // The buffer alone would accept a little more.
     limits.max_header_size(HTTP_BUFFER);
     let meter = stream.meter();
+    let of_connection = meter.clone();
     let stream = LentStream::new(stream);
     let lent = stream.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -196,7 +202,13 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
     };
     match ended {
         Some(Ok(())) => {}
-        Some(Err(error)) => debug!(%error, "a connection broke"),
+        Some(Err(error)) => {
+            // A client that is idle for as long is not slow.
+            if error.is_timeout() && of_connection.has_asked() {
+                SlowPart::Head.count();
+            }
+            debug!(%error, "a connection broke");
+        }
         None => debug!("a connection was cut off at the stop"),
     }
 }
@@ -205,11 +217,13 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::edge::forwarded::TrustedProxies;
     use crate::edge::memory::Memory;
+    use crate::fair_slots::FairSlots;
     use axum::routing::get;
     use std::net::SocketAddr;
     use std::time::Duration;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tokio::net::TcpSocket;
     use tokio::time::Instant;
 
@@ -230,14 +244,13 @@ mod tests {
         (stream, answer)
     }
 
-    #[tokio::test]
-    async fn an_address_with_its_share_of_connections_is_refused_and_others_are_not() {
+    /// Serves with these slots while `clients` run.
+    async fn with_edge(slots: ConnectionSlots, clients: impl AsyncFnOnce(SocketAddr)) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let edge = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let tasks = Tasks::new(stop.clone());
         let memory = Memory::new(Budget::unlimited());
-        let slots = FairSlots::new(8);
         let router = Router::new().route("/", get(async || "served"));
         let sent = Arc::default();
         let serving = serve(
@@ -250,6 +263,17 @@ mod tests {
             &tasks,
         );
         let clients = async {
+            clients(edge).await;
+            stop.cancel();
+        };
+        tokio::join!(serving, clients);
+        tasks.end(PATIENCE).await;
+    }
+
+    #[tokio::test]
+    async fn an_address_with_its_share_of_connections_is_refused_and_others_are_not() {
+        let slots = ConnectionSlots::new(FairSlots::new(8), TrustedProxies::default());
+        let clients = async |edge| {
             let before = Quota::Address.reached();
             let mut held = Vec::new();
             for _ in 0..6 {
@@ -276,52 +300,77 @@ mod tests {
             let (_, full) = ask("127.0.0.4", edge).await;
             assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
             assert!(full.contains("\r\nretry-after: 1\r\n"), "{full}");
-            stop.cancel();
         };
-        tokio::join!(serving, clients);
-        tasks.end(PATIENCE).await;
+        with_edge(slots, clients).await;
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_a_trusted_proxy_use_up_no_share() {
+        let proxies = TrustedProxies(vec!["127.0.0.2/32".parse().unwrap()]);
+        let slots = ConnectionSlots::new(FairSlots::new(8), proxies);
+        let clients = async |edge| {
+            let mut held = Vec::new();
+            // More than the share of one address, which is 6.
+            for _ in 0..7 {
+                let (stream, answer) = ask("127.0.0.2", edge).await;
+                assert!(answer.ends_with("served"), "{answer}");
+                held.push(stream);
+            }
+            let (stream, answer) = ask("127.0.0.1", edge).await;
+            assert!(answer.ends_with("served"), "{answer}");
+            held.push(stream);
+            let (_, full) = ask("127.0.0.2", edge).await;
+            assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
+        };
+        with_edge(slots, clients).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_too_slowly_ends_the_connection_and_is_counted() {
+        let memory = Memory::new(Budget::unlimited());
+        let peer: IpAddr = "127.0.0.1".parse().unwrap();
+        for (sent, is_slow) in [
+            ("GET / HTTP/1.1\r\nHost:", true),
+            // Clients that are idle.
+            ("", false),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", false),
+        ] {
+            let before = SlowPart::Head.ended();
+            let (mut client, edge) = duplex(4096);
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let edge = ClientStream::Response(edge);
+            let stream = Metered::new(edge, peer, &memory.bodies, Arc::default());
+            let router = Router::new().route("/", get(async || "served"));
+            let begun = Instant::now();
+            let served = connection(stream, router, CancellationToken::new());
+            timeout(HEAD_WAIT * 2, served).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), HEAD_WAIT.as_secs(), "{sent:?}");
+            let counted = SlowPart::Head.ended() - before;
+            assert_eq!(counted, u64::from(is_slow), "{sent:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_a_time_limit_however_often_a_byte_of_it_arrives() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let edge = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let tasks = Tasks::new(stop.clone());
         let memory = Memory::new(Budget::unlimited());
-        let slots = FairSlots::new(8);
-        let router = Router::new();
-        let sent = Arc::default();
-        let serving = serve(
-            listener,
-            None,
-            router,
-            &memory.bodies,
-            &slots,
-            &sent,
-            &tasks,
-        );
-        let client = async {
-            let mut stream = TcpStream::connect(edge).await.unwrap();
-            let head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Drip: ";
-            stream.write_all(head).await.unwrap();
-            let begun = Instant::now();
-            let pause = Duration::from_secs(5);
-            let mut end = [0; 1024];
-            while timeout(pause, stream.read(&mut end)).await.is_err() {
-                assert!(begun.elapsed() < 2 * HEAD_WAIT, "the head is still read");
-                // The edge may be ending the connection.
-                let _ = stream.write_all(b"a").await;
+        let (mut client, edge) = duplex(4096);
+        let edge = ClientStream::Response(edge);
+        let peer = "127.0.0.1".parse().unwrap();
+        let stream = Metered::new(edge, peer, &memory.bodies, Arc::default());
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Drip: ";
+        client.write_all(head).await.unwrap();
+        let drip = async {
+            while client.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(5)).await;
             }
-            let took = begun.elapsed();
-            assert!(
-                took > HEAD_WAIT - pause && took < HEAD_WAIT + 2 * pause,
-                "{took:?}"
-            );
-            stop.cancel();
         };
-        tokio::join!(serving, client);
-        tasks.end(PATIENCE).await;
-        assert_eq!(slots.taken(), 0);
+        let begun = Instant::now();
+        let served = connection(stream, Router::new(), CancellationToken::new());
+        tokio::select! {
+            biased;
+            served = timeout(HEAD_WAIT * 2, served) => served.unwrap(),
+            () = drip => {}
+        }
+        assert_eq!(begun.elapsed().as_secs(), HEAD_WAIT.as_secs());
     }
 }

@@ -21,6 +21,7 @@ use self::stream::{EventStream, framing, hello};
 pub(super) use self::translator::{Translation, Translator, put_block};
 use super::accept::{Form, form};
 use super::access::Access;
+use super::admission::Proxied;
 use super::app::App;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
@@ -152,8 +153,10 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            // Over HTTP/2, one connection has many streams. Over HTTP/1 it has its own slot.
-            let slot = (request.version == Version::HTTP_2)
+            // Over HTTP/2, one connection has many streams, and that of a proxy has no slot that
+            // counts for the client.
+            let is_proxied = request.extensions.get::<Proxied>().is_some();
+            let slot = (request.version == Version::HTTP_2 || is_proxied)
                 .then(|| app.shared.connections().acquire(client))
                 .transpose()?;
             let client = StreamClient::new(client, access, slot)?;
@@ -189,7 +192,7 @@ pub(super) fn translated(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    // Over HTTP/2, one connection has many streams.
+    // Over HTTP/2, one connection has many streams, and so may that of a proxy.
     let slot = app.shared.connections().acquire(address)?;
     let client = StreamClient::new(address, access, Some(slot))?;
     let app = Arc::clone(app);
@@ -223,17 +226,20 @@ fn taken_over(writer: impl FnOnce(TakenStream, ResponseHead) + Send + 'static) -
 struct StreamClient {
     address: IpAddr,
     access: Access,
-    /// Counts it among the streams of its subject, and among those of its address.
-    counted: (Option<SubjectConnection>, Option<FairSlot>),
+    /// Counts it among the streams of its subject.
+    counted: Option<SubjectConnection>,
+    /// Counts it among the connections of its address, instead of its connection.
+    slot: Option<FairSlot>,
 }
 
 impl StreamClient {
     fn new(address: IpAddr, access: Access, slot: Option<FairSlot>) -> Result<Self, Problem> {
-        let counted = (access.connect()?, slot);
+        let counted = access.connect()?;
         Ok(Self {
             address,
             access,
             counted,
+            slot,
         })
     }
 }
@@ -251,10 +257,11 @@ fn start_stream(
         address,
         access,
         counted,
+        slot: own_slot,
     } = client;
     let counters = Arc::clone(&app.thread.counters);
     let connected = counters.connect(Transport::Sse);
-    let room = app.shared.memory().streams.clone();
+    let room = app.shared.memory().events(Transport::Sse).clone();
     let watches = Watches::new(
         Arc::clone(&app.hub),
         counters,
@@ -262,6 +269,7 @@ fn start_stream(
         address,
         room,
     );
+    let taken = taken.holding(own_slot);
     let mut link = Link::taken(taken, framing(&head), app.alarms.alarm());
     link.count_sent(&app.thread.counters.sent, Transport::Sse);
     let slot = app.clients.enter();

@@ -145,6 +145,14 @@ impl LentStream {
 }
 
 impl TakenStream {
+    /// Holds this slot among the connections instead of its own, if there is one.
+    pub(super) fn holding(self, slot: Option<FairSlot>) -> Self {
+        Self {
+            slot: slot.or(self.slot),
+            ..self
+        }
+    }
+
     /// The body of one response.
     pub(super) fn of_response(body: DuplexStream) -> Self {
         Self {

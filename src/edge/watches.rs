@@ -13,7 +13,7 @@ use super::access::{TokenEvent, unix_ms};
 use super::counters::{Counters, Transport};
 use super::error::Problem;
 use crate::budget::{Budget, Reservation};
-use crate::config::{LARGE_EVENT, WATCHES_MAX};
+use crate::config::{FLIGHT_BYTES, LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
 use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
@@ -68,6 +68,8 @@ struct PendingDelivery {
     /// When the broker stored one of them, if its delay is measured.
     stored_ms: Option<u64>,
     room: Option<Reservation>,
+    /// Whether one of them is large.
+    is_large: bool,
 }
 
 impl<S: EventSource, R: Send + 'static> Watches<S, R> {
@@ -210,7 +212,8 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 Outgoing::Answer(refusal(&error, &job), reply_to)
             }
             Progress::Step(Step::Events(events), before) => {
-                let bytes = room_of(&events).min(self.room.limit());
+                let largest = events.iter().map(|event| event.size()).max().unwrap_or(0);
+                let bytes = room_of(&events, largest, self.transport).min(self.room.limit());
                 let room = self.list[index].room_for(bytes, &self.room, before).ok()?;
                 self.delivery = Some(PendingDelivery {
                     watch: Some(index),
@@ -218,6 +221,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                     events: events.len(),
                     stored_ms: self.list[index].measured(&events),
                     room,
+                    is_large: largest > LARGE_EVENT,
                 });
                 Outgoing::Events(events)
             }
@@ -277,20 +281,31 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         session.is_some_and(|session| session.reads_memory())
     }
 
-    /// Whether the events being written are so large that few clients may hold such at a time.
+    /// Whether the events being written hold room in the memory budget.
     pub(super) fn holds_room(&self) -> bool {
         let delivery = self.delivery.as_ref();
         delivery.is_some_and(|delivery| delivery.room.is_some())
     }
+
+    /// Whether they are also so large that few clients may hold such at a time.
+    pub(super) fn holds_large(&self) -> bool {
+        let delivery = self.delivery.as_ref();
+        delivery.is_some_and(|delivery| delivery.room.is_some() && delivery.is_large)
+    }
 }
 
-/// How many bytes to reserve for events: nothing, unless one of them is large. Small ones are
-/// dropped when their client does not accept them, but a frame that was begun must be kept.
-fn room_of(events: &[Arc<Stored>]) -> usize {
-    if events.iter().all(|event| event.size() <= LARGE_EVENT) {
-        return 0;
+/// How many bytes to reserve for events of which the largest has this size: nothing, unless it is
+/// large. Small ones are dropped when their client does not accept them, but a frame that was begun
+/// must be kept. The Socket.IO library keeps a copy of each event that it was given: at most
+/// [`FLIGHT_BYTES`], and one more event.
+fn room_of(events: &[Arc<Stored>], largest: usize, transport: Transport) -> usize {
+    match transport {
+        Transport::SocketIo if largest > FLIGHT_BYTES => largest + FLIGHT_BYTES,
+        Transport::WebSocket | Transport::Sse if largest > LARGE_EVENT => {
+            events.iter().map(|event| event.size()).sum()
+        }
+        Transport::SocketIo | Transport::WebSocket | Transport::Sse => 0,
     }
-    events.iter().map(|event| event.size()).sum()
 }
 
 fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
@@ -406,7 +421,7 @@ mod tests {
             next(watches).await;
         }
         assert_eq!(events_of(&mut first).await, [1]);
-        assert!(first.holds_room());
+        assert!(first.holds_room() && first.holds_large());
         let waiting = timeout(Duration::from_secs(60), next(&mut second)).await;
         assert!(waiting.is_err(), "there is room for one of them");
         assert!(matches!(
@@ -415,6 +430,29 @@ mod tests {
         ));
         assert!(!first.holds_room());
         assert_eq!(events_of(&mut second).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_other_transports_hold_without_room_needs_some_over_socketio() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x".repeat(FLIGHT_BYTES)));
+        for (transport, needs_room) in [
+            (Transport::SocketIo, true),
+            (Transport::WebSocket, false),
+            (Transport::Sse, false),
+        ] {
+            let mut watches = Watches {
+                transport,
+                ..watches(&log)
+            };
+            watches
+                .watch(job(), Start::After(Seq(0)), false, 1)
+                .unwrap();
+            next(&mut watches).await;
+            assert_eq!(events_of(&mut watches).await, [1]);
+            assert_eq!(watches.holds_room(), needs_room, "{transport:?}");
+            assert!(!watches.holds_large(), "{transport:?}");
+        }
     }
 
     /// The events after a gap are read together with it.

@@ -23,7 +23,7 @@ use self::connection::Connection;
 use self::socket::FrameSocket;
 use self::timed::TimedSocket;
 use super::access::Access;
-use super::admission::ClientAddress;
+use super::admission::{ClientAddress, Proxied};
 use super::app::App;
 use super::chat::{CHAT_PROTOCOL, ChatSocket};
 use super::client_stream::ClientStream;
@@ -36,7 +36,7 @@ use super::link::Link;
 use super::takeover::TakenStream;
 use crate::wire::{Code, Encoding, Stored};
 
-problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Restarting);
+problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Overloaded, Restarting);
 
 /// Follows jobs over a WebSocket.
 #[utoipa::path(
@@ -75,6 +75,11 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
+    // The connection of a proxy has no slot that counts for the client.
+    let is_proxied = request.extensions.get::<Proxied>().is_some();
+    let own_slot = is_proxied
+        .then(|| app.shared.connections().acquire(address))
+        .transpose()?;
     let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();
     let slot = app.clients.enter();
@@ -88,7 +93,7 @@ pub(super) async fn upgrade(
             Some(Subprotocol::Own(encoding)) => encoding,
             Some(Subprotocol::Chat) | None => Encoding::Json,
         };
-        let socket = socket_of(&app, taken, encoding, slot);
+        let socket = socket_of(&app, taken.holding(own_slot), encoding, slot);
         match chat {
             Some((access, counted)) => {
                 let chat = ChatSocket::new(app, socket, address, access);

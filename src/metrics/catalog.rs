@@ -59,6 +59,8 @@ metrics! {
         "Requests and frames that were refused or failed, by public code";
     EDGE_LIMITED: "tailwater_edge_limited", Counter, None, ["limit"], "edge",
         "Refusals because a client reached a limit of its own: `connections` of its address (`address`), or open `connections`, `submits` per second or `jobs` in flight of its subject";
+    EDGE_SLOW: "tailwater_edge_slow_connections", Counter, None, ["part"], "edge",
+        "Connections that were ended because their client took too long to complete its TLS `handshake`, or the `head` of a request over HTTP/1 that it had begun";
     EDGE_MEMORY_LIMIT: "tailwater_edge_memory_limit", Gauge, Bytes, [], "edge",
         "How much memory the edge may hold for its clients";
     EDGE_MEMORY_USED: "tailwater_edge_memory_used", Gauge, Bytes, [], "edge",

@@ -52,15 +52,23 @@ pub(super) struct Shard {
 }
 
 impl Reader {
-    /// A reader of all shards; `tasks` owns its reads and scans.
+    /// A reader of all shards; `tasks` owns its reads and scans. It holds at most [`READ_BYTES`].
     ///
     /// # Errors
     /// [`Unavailable`].
     pub async fn open(log: Log, tasks: &Tasks) -> Result<Self, Unavailable> {
+        Self::within(log, tasks, Budget::new(READ_BYTES)).await
+    }
+
+    /// A reader of all shards that shares `budget` with others: together they hold at most this much
+    /// of the log that was read for them, and that they have not taken.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn within(log: Log, tasks: &Tasks, budget: Budget) -> Result<Self, Unavailable> {
         let live_reader = log.nats.live_readers.create();
         tasks.spawn_until_stop(live_reader.clone().run(log.nats.live.clone()));
         let mut shards = Vec::new();
-        let budget = Budget::new(READ_BYTES);
         for shard in 0..log.shards {
             let stream = log.nats.names.chunks_stream(shard);
             shards.push(Shard {

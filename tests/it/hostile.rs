@@ -27,8 +27,8 @@ const HEARD_MAX: usize = 64 << 20;
 /// The largest body.
 const BODY: usize = 1024 * 1024;
 
-/// An edge that a shell starts after this command, and its address.
-async fn edge_after(system: &System, command: &str) -> (Process, String) {
+/// An edge that a shell starts after this command, with these flags, and its address.
+async fn edge_after(system: &System, command: &str, more: &[&str]) -> (Process, String) {
     let command = format!("{command} && exec \"$0\" \"$@\"");
     let flags = [
         "-c",
@@ -40,7 +40,8 @@ async fn edge_after(system: &System, command: &str) -> (Process, String) {
         "--listen",
         "127.0.0.1:0",
     ];
-    let args = [flags.map(str::to_owned).to_vec(), system.flags()].concat();
+    let more = more.iter().map(|flag| (*flag).to_owned()).collect();
+    let args = [flags.map(str::to_owned).to_vec(), more, system.flags()].concat();
     let mut edge = Process::start_program(Path::new("sh"), args, &[], Stdio::null());
     let addr = edge.says("ready http://").await;
     (edge, addr)
@@ -49,7 +50,7 @@ async fn edge_after(system: &System, command: &str) -> (Process, String) {
 #[tokio::test]
 async fn an_edge_opens_as_many_files_as_the_system_allows() {
     let system = System::on(Broker::shared_one()).await;
-    let (edge, _) = edge_after(&system, "ulimit -S -n 300").await;
+    let (edge, _) = edge_after(&system, "ulimit -S -n 300", &[]).await;
     let (now, most) = edge.open_files_max();
     assert_eq!(now, most);
     system.end().await;
@@ -241,7 +242,7 @@ async fn unfinished_handshakes_are_bounded_and_unknown_ids_refused() {
 async fn clients_of_socketio_that_poll_count_as_connections_of_their_address() {
     let system = System::on(Broker::shared_one()).await;
     // A quarter of the files is kept for the edge itself. One address gets three quarters of 150.
-    let (_edge, addr) = edge_after(&system, "ulimit -n 200").await;
+    let (_edge, addr) = edge_after(&system, "ulimit -n 200", &[]).await;
     let handshake =
         format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: {addr}\r\n\r\n");
     let answers = pipelined(&addr, handshake.as_bytes(), 200).await;
@@ -279,5 +280,36 @@ async fn the_clients_of_a_trusted_proxy_are_limited_one_by_one() {
             assert_eq!(found.1, expected, "{client} {flags:?}");
         }
     }
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_websocket_behind_a_trusted_proxy_counts_for_its_client() {
+    let system = System::on(Broker::shared_one()).await;
+    let flags = ["--trusted-proxy", "127.0.0.1"];
+    let (_edge, addr) = edge_after(&system, "ulimit -n 200", &flags).await;
+    let upgrade = |client: &str| {
+        format!(
+            "GET /ws HTTP/1.1\r\nHost: {addr}\r\nX-Forwarded-For: {client}\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        .into_bytes()
+    };
+    let greedy = upgrade("198.51.100.1");
+    let mut held = Vec::new();
+    let refused = loop {
+        let (socket, met) = ask(&addr, &greedy, Duration::from_secs(10)).await;
+        if met != "101" {
+            break met;
+        }
+        held.push(socket);
+    };
+    assert_eq!(refused, "503 overloaded");
+    // Three quarters of 150. Connections that have just been upgraded may still count twice.
+    assert!((100..=112).contains(&held.len()), "{}", held.len());
+    let other = upgrade("198.51.100.2");
+    let (_socket, met) = ask(&addr, &other, Duration::from_secs(10)).await;
+    assert_eq!(met, "101");
     system.end().await;
 }

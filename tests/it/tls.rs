@@ -402,6 +402,36 @@ async fn an_http_2_client_that_reads_nothing_is_disconnected() {
 }
 
 #[tokio::test]
+async fn one_unread_response_over_http_2_does_not_end_the_others() {
+    let secured = Secured::start().await;
+    let large = words(60_000, 1_000_000, 1);
+    let job = secured.system.submit("large", large).await;
+    secured.system.ended(&job).await;
+    // It runs for longer than a client may leave a large response unread.
+    secured.system.submit("live", words(400, 20, 1)).await;
+    let mut limits = http2::Builder::new(TokioExecutor::new());
+    limits.initial_stream_window_size(1000);
+    let client = secured.http2(&limits).await;
+    let unread = client.send("GET", "/api/jobs/large/state", "");
+    let mut unread = unread.await.unwrap().into_body();
+    let live = client.send("GET", "/api/jobs/live/events", "");
+    let live = whole(live.await.unwrap()).await;
+    assert!(live.contains("job:done:v1"), "{live}");
+    let reset = loop {
+        let frame = poll_fn(|cx| Pin::new(&mut unread).poll_frame(cx));
+        match within("the rest of a response", frame).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("the response is complete"),
+        }
+    };
+    assert!(!client.requests.is_closed(), "{reset}");
+    let answer = client.send("GET", "/healthz", "").await.unwrap();
+    assert_eq!(answer.status(), 200);
+    secured.system.end().await;
+}
+
+#[tokio::test]
 async fn curl_speaks_http_2_with_an_edge() {
     let secured = Secured::start().await;
     secured.system.submit("curl", words(3, 100, 1)).await;

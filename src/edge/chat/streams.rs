@@ -186,7 +186,7 @@ impl FollowedJob<Reader> {
             next_sequence: 0,
         }));
         let counters = Arc::clone(&app.thread.counters);
-        let room = app.shared.memory().streams.clone();
+        let room = app.shared.memory().events(Transport::WebSocket).clone();
         let transport = Transport::WebSocket;
         let mut watches = Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
         watches.watch_session(session);

@@ -106,9 +106,10 @@ impl Outbox {
             .push_back(OutPacket::Reply(reply_to, frame.into()));
     }
 
-    /// Whether there is room for more events; after large ones, once they are sent.
-    pub(super) fn wants_events(&self, after_large: bool) -> bool {
-        let is_free = !after_large || self.in_flight.is_empty();
+    /// Whether there is room for more events; after those that hold room in the memory budget, once
+    /// they are sent.
+    pub(super) fn wants_events(&self, holds_room: bool) -> bool {
+        let is_free = !holds_room || self.in_flight.is_empty();
         is_free && !self.is_released && self.events.is_empty() && self.wants_replies()
     }
 

@@ -77,7 +77,7 @@ pub(super) struct Pump {
     requests: mpsc::Receiver<QueuedRequest>,
     client: ConnectedClient<ReplyTo>,
     outbox: Outbox,
-    /// Since when the client's events hold scarce memory.
+    /// Since when the client has an event of which few clients may hold one.
     room_since: Option<Instant>,
 }
 
@@ -163,7 +163,7 @@ impl Pump {
         let stalled_since = self.outbox.stalled_since();
         let taken_at = stalled_since.unwrap_or_else(Instant::now);
         let holds_room = self.client.holds_room();
-        if !holds_room {
+        if !self.client.holds_large() {
             self.room_since = None;
         }
         let stalled = sleep_until(match self.room_since {
@@ -182,7 +182,7 @@ impl Pump {
                     return Err(PumpEnd::NotAdmitted(code));
                 }
                 self.outbox.deliver(outgoing);
-                if self.client.holds_room() {
+                if self.client.holds_large() {
                     self.room_since.get_or_insert_with(Instant::now);
                 }
             }
@@ -193,7 +193,7 @@ impl Pump {
                 self.client.release(Released {
                     events,
                     position,
-                    // A large one that is queued is still buffered.
+                    // What is queued is still buffered.
                     holds_large: events > 0,
                 });
             }
