@@ -13,7 +13,7 @@ use super::history::FeedHistory;
 use super::unpacked::{Pack, UnpackedFeeds};
 use super::watchers::{Standing, Watchers};
 use crate::budget::{LimitReached, Reservation};
-use crate::config::{FEED_BYTES, HISTORY_BYTES};
+use crate::config::{FEED_BYTES, FEED_STEP, HISTORY_BYTES};
 use crate::fair_slots::FairSlot;
 use crate::resume::Slice;
 use crate::wire::{JobId, Seq, Stored};
@@ -107,13 +107,17 @@ impl Feed {
         Some(result)
     }
 
-    /// Reserves the memory that the history takes.
+    /// Reserves the memory that the history takes, rounded up.
     fn reserve(&self, history: &FeedHistory) -> Result<(), LimitReached> {
-        let bytes = FEED_BYTES + history.bytes() + history.unpacked_bytes();
+        let bytes = history.bytes() + history.unpacked_bytes();
+        let bytes = FEED_BYTES + bytes.next_multiple_of(FEED_STEP);
         let mut reservation = self
             .reservation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if reservation.bytes() == bytes {
+            return Ok(());
+        }
         reservation.resize(bytes)
     }
 
