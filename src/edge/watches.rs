@@ -152,8 +152,9 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self.list.iter().position(|watch| watch.job() == job)
     }
 
-    fn remove(&mut self, index: usize) {
-        self.list.remove(index);
+    /// Ends a watch. Returns its job.
+    fn remove(&mut self, index: usize) -> JobId {
+        let job = self.list.remove(index).job().clone();
         if self.list.is_empty() {
             self.list = Vec::new();
         }
@@ -164,6 +165,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 of => of,
             };
         }
+        job
     }
 
     /// What to send next; pending while nothing is watched. The call says that what was sent before
@@ -200,13 +202,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     /// Turns the progress of a watch into what is sent; `None` if there is no room for what was
     /// read.
     fn advance(&mut self, index: usize, progress: Progress<R>) -> Option<Outgoing<R>> {
-        let job = self.list[index].job().clone();
         Some(match progress {
             Progress::Opened(status, reply_to) => {
+                let job = self.list[index].job().clone();
                 Outgoing::Answer(ServerFrame::Watching { job, status }, reply_to)
             }
             Progress::Refused(error, reply_to) => {
-                self.remove(index);
+                let job = self.remove(index);
                 Outgoing::Answer(refusal(&error, &job), reply_to)
             }
             Progress::Step(Step::Events(events), before) => {
@@ -223,6 +225,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             Progress::Step(Step::Gap { from, to }, _) => {
                 let reason = GapReason::Expired;
+                let job = self.list[index].job().clone();
                 let id = job.clone();
                 Outgoing::Frame(
                     job,
@@ -235,17 +238,19 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 )
             }
             Progress::Step(Step::Live, _) => {
-                self.list[index].live_since_ms = Some(unix_ms());
+                let watch = &mut self.list[index];
+                watch.live_since_ms = Some(unix_ms());
+                let job = watch.job().clone();
                 let frame = ServerFrame::Live { job: job.clone() };
                 Outgoing::Frame(job, frame)
             }
             Progress::Step(Step::End, _) => {
-                self.remove(index);
+                let job = self.remove(index);
                 let frame = ServerFrame::End { job: job.clone() };
                 Outgoing::Frame(job, frame)
             }
             Progress::Step(Step::Rebuilt, _) => {
-                self.remove(index);
+                let job = self.remove(index);
                 let frame = refusal(&SessionError::CursorNotInLog, &job);
                 Outgoing::Frame(job, frame)
             }
