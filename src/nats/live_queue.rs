@@ -1,7 +1,6 @@
 //! The live copies of one job's events that have arrived, until the reader of the job takes them. It
 //! does not read the connection.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use super::live_protocol::RawMessage;
 use super::names;
 use crate::config::{LIVE_CAPACITY, LIVE_DELAY_EVERY};
+use crate::short_list::ShortList;
 use crate::wire::StreamSeq;
 
 /// A copy of a message of the log.
@@ -32,7 +32,8 @@ pub(super) struct LiveQueue {
 
 #[derive(Default)]
 struct LiveQueueState {
-    copies: VecDeque<ReceivedCopy>,
+    /// Usually one, because the reader of the queue takes them at once.
+    copies: ShortList<ReceivedCopy>,
     waker: Option<Waker>,
 }
 
@@ -96,8 +97,6 @@ impl LiveQueue {
         if let Some(copy) = state.copies.pop_front() {
             return Poll::Ready(copy);
         }
-        // Room for one is kept.
-        state.copies.shrink_to(1);
         match &mut state.waker {
             Some(known) => known.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
