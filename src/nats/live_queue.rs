@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::live_protocol::RawMessage;
+use super::live_protocol::{RawMessage, decimal};
 use super::names;
 use crate::config::{LIVE_CAPACITY, LIVE_DELAY_EVERY};
 use crate::short_list::ShortList;
@@ -78,15 +78,15 @@ impl LiveQueue {
             names::TIME,
         ];
         let [stored, stream_seq, prev, time] = message.last_of(names);
-        if message.subject != self.subject.as_bytes() || stored != Some(&self.stored) {
+        if message.subject != self.subject.as_bytes() || stored != Some(self.stored.as_bytes()) {
             return None;
         }
-        let stream_seq = stream_seq?.parse().ok()?;
+        let stream_seq = decimal(stream_seq?)?;
         let is_measured = stream_seq % LIVE_DELAY_EVERY == 0;
         Some(ReceivedCopy {
             stream_seq,
-            prev: prev.and_then(|prev| prev.parse().ok()),
-            stored_at: time.filter(|_| is_measured).map(Into::into),
+            prev: prev.and_then(decimal),
+            stored_at: time.filter(|_| is_measured).and_then(text),
             payload: Bytes::copy_from_slice(message.payload),
         })
     }
@@ -107,6 +107,10 @@ impl LiveQueue {
     fn lock(&self) -> MutexGuard<'_, LiveQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn text(bytes: &[u8]) -> Option<Box<str>> {
+    str::from_utf8(bytes).ok().map(Into::into)
 }
 
 #[cfg(test)]
