@@ -24,9 +24,10 @@ pub(super) struct ReceivedCopy {
 
 /// Copies of one job's events that arrived.
 pub(super) struct LiveQueue {
-    /// The subject of a copy, and of the message that it is a copy of.
-    subject: String,
-    stored: String,
+    /// The subject of a copy, and after it that of the message that it is a copy of: together, since
+    /// both are compared with each copy.
+    subjects: Box<str>,
+    subject_len: usize,
     state: Mutex<LiveQueueState>,
 }
 
@@ -39,17 +40,22 @@ struct LiveQueueState {
 
 impl LiveQueue {
     /// An empty queue of copies with one subject, of messages with the other.
-    pub(super) fn new(subject: String, stored: String) -> Self {
+    pub(super) fn new(subject: &str, stored: &str) -> Self {
         Self {
-            subject,
-            stored,
+            subjects: [subject, stored].concat().into(),
+            subject_len: subject.len(),
             state: Mutex::default(),
         }
     }
 
     /// The subject of the copies.
     pub(super) fn subject(&self) -> &str {
-        &self.subject
+        &self.subjects[..self.subject_len]
+    }
+
+    /// The subject of the messages that they are copies of.
+    fn stored(&self) -> &str {
+        &self.subjects[self.subject_len..]
     }
 
     /// Adds a message, if it is a copy of a message of the log.
@@ -78,7 +84,8 @@ impl LiveQueue {
             names::TIME,
         ];
         let [stored, stream_seq, prev, time] = message.last_of(names);
-        if message.subject != self.subject.as_bytes() || stored != Some(self.stored.as_bytes()) {
+        if message.subject != self.subject().as_bytes() || stored != Some(self.stored().as_bytes())
+        {
             return None;
         }
         let stream_seq = decimal(stream_seq?)?;
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn only_the_copy_of_a_message_of_the_log_counts_as_live() {
-        let queue = LiveQueue::new("tw.live.0.j".to_owned(), "tw.chunks.0.j".to_owned());
+        let queue = LiveQueue::new("tw.live.0.j", "tw.chunks.0.j");
         let cases: [(&str, &[&str], bool); 6] = [
             ("tw.live.0.j", &["tw.chunks.0.j"], true),
             // The answer to a request whose reply subject is that of the copies.

@@ -476,7 +476,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_outlives_connections() {
         let (reader, count) = reader();
-        let queue = LiveQueue::new("tw.live.0.j".into(), "tw.chunks.0.j".into());
+        let queue = LiveQueue::new("tw.live.0.j", "tw.chunks.0.j");
         let subscribed = "SUB tw.live.0.j 0\r\n";
         let (subscription, _) =
             tokio::join!(reader.subscribe(queue), serve_once(&reader, subscribed, 7));
