@@ -2,6 +2,7 @@
 
 use std::collections::{VecDeque, vec_deque};
 use std::iter::Chain;
+use std::ops::{Index, IndexMut};
 use std::option;
 
 /// A list that holds its first item itself: with one item at a time it allocates nothing.
@@ -57,14 +58,22 @@ impl<T> ShortList<T> {
         }
     }
 
-    /// Removes and returns the first item. An empty list holds no memory.
+    /// Removes and returns the first item.
     pub fn pop_front(&mut self) -> Option<T> {
-        let first = self.first.take();
-        self.first = self.rest.pop_front();
+        self.remove(0)
+    }
+
+    /// Removes and returns the item at this index, if there is one. A list with one item left holds
+    /// no more memory.
+    pub fn remove(&mut self, index: usize) -> Option<T> {
+        let removed = match index.checked_sub(1) {
+            Some(index) => self.rest.remove(index),
+            None => std::mem::replace(&mut self.first, self.rest.pop_front()),
+        };
         if self.rest.is_empty() {
             self.rest = VecDeque::new();
         }
-        first
+        removed
     }
 
     /// Removes the items that are not to be kept, and the memory that is not needed then.
@@ -83,6 +92,26 @@ impl<T> Default for ShortList<T> {
         Self {
             first: None,
             rest: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Index<usize> for ShortList<T> {
+    type Output = T;
+
+    fn index(&self, index: usize) -> &T {
+        match (&self.first, index.checked_sub(1)) {
+            (Some(first), None) => first,
+            (_, index) => &self.rest[index.unwrap_or_default()],
+        }
+    }
+}
+
+impl<T> IndexMut<usize> for ShortList<T> {
+    fn index_mut(&mut self, index: usize) -> &mut T {
+        match (&mut self.first, index.checked_sub(1)) {
+            (Some(first), None) => first,
+            (_, index) => &mut self.rest[index.unwrap_or_default()],
         }
     }
 }
@@ -117,6 +146,7 @@ mod tests {
         PushBack(u8),
         Extend(Vec<u8>),
         PopFront,
+        Remove(usize),
         /// Keeps the multiples.
         Retain(u8),
         Increment,
@@ -128,7 +158,7 @@ mod tests {
             any::<u8>().prop_map(Change::PushBack),
             prop::collection::vec(any::<u8>(), 0..4).prop_map(Change::Extend),
             Just(Change::PopFront),
-            Just(Change::PopFront),
+            (0..5_usize).prop_map(Change::Remove),
             (1..4_u8).prop_map(Change::Retain),
             Just(Change::Increment),
         ]
@@ -154,6 +184,7 @@ mod tests {
                         model.extend(items);
                     }
                     Change::PopFront => prop_assert_eq!(list.pop_front(), model.pop_front()),
+                    Change::Remove(index) => prop_assert_eq!(list.remove(index), model.remove(index)),
                     Change::Retain(of) => {
                         list.retain(|item| item.is_multiple_of(of));
                         model.retain(|item| item.is_multiple_of(of));
@@ -161,6 +192,10 @@ mod tests {
                     Change::Increment => {
                         for last in [list.back_mut(), model.back_mut()].into_iter().flatten() {
                             *last = last.wrapping_add(1);
+                        }
+                        for (index, item) in model.iter_mut().enumerate() {
+                            list[index] = list[index].wrapping_add(1);
+                            *item = item.wrapping_add(1);
                         }
                     }
                 }
@@ -184,5 +219,14 @@ mod tests {
         list.extend(0..100);
         list.retain(|item| *item == 7);
         assert_eq!((list.len(), list.rest.capacity()), (1, 0));
+    }
+
+    #[test]
+    fn a_list_panics_on_an_index_that_it_does_not_have() {
+        for (items, index) in [(0, 0), (0, 1), (1, 1), (2, 2)] {
+            let mut list = ShortList::default();
+            list.extend(0..items);
+            assert!(std::panic::catch_unwind(|| list[index]).is_err(), "{index}");
+        }
     }
 }

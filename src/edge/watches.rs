@@ -16,6 +16,7 @@ use crate::budget::{Budget, Reservation};
 use crate::config::{LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
 use crate::session::{Position, Session, SessionError, Step};
+use crate::short_list::ShortList;
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
 
@@ -51,7 +52,7 @@ pub(super) struct Watches<S: EventSource, R> {
     /// The room of events that are so large that a client must not hold them for long.
     room: Budget,
     /// Usually one.
-    list: Vec<Watch<S, R>>,
+    list: ShortList<Watch<S, R>>,
     /// The watch that is polled first, so that each gets its turn.
     turn: usize,
     /// The events that the transport writes now.
@@ -85,7 +86,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             transport,
             client,
             room,
-            list: Vec::new(),
+            list: ShortList::default(),
             turn: 0,
             delivery: None,
         }
@@ -119,21 +120,14 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             opened
         };
-        self.add(Watch::new(job, Box::pin(opening), reply_to, member));
+        let watch = Watch::new(job, Box::pin(opening), reply_to, member);
+        self.list.push_back(watch);
         Ok(())
     }
 
     /// Watches the job of an open session.
     pub(super) fn watch_session(&mut self, session: Session<S>) {
-        self.add(Watch::of(session));
-    }
-
-    fn add(&mut self, watch: Watch<S, R>) {
-        if self.list.is_empty() {
-            // Most clients watch one job.
-            self.list.reserve_exact(1);
-        }
-        self.list.push(watch);
+        self.list.push_back(Watch::of(session));
     }
 
     /// The jobs that are watched.
@@ -154,10 +148,8 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
 
     /// Ends a watch. Returns its job.
     fn remove(&mut self, index: usize) -> JobId {
-        let job = self.list.remove(index).job().clone();
-        if self.list.is_empty() {
-            self.list = Vec::new();
-        }
+        let job = self.list[index].job().clone();
+        drop(self.list.remove(index));
         if let Some(delivery) = &mut self.delivery {
             delivery.watch = match delivery.watch {
                 Some(of) if of == index => None,
