@@ -24,6 +24,7 @@
 //! | [`wire`] | the schema: ids, events, cursors, frames, codes, and `PROTOCOL.md`. Pure |
 //! | [`config`] | every limit with its reason |
 //! | [`backoff`] | pauses that double after each try. Pure |
+//! | [`short_list`] | a list that rarely has more than one item. Pure |
 //! | [`process_group`] | signals to a program and its descendants |
 //! | [`guard`] | programs that end with their parent |
 //! | [`runtime`] | tasks and threads |
@@ -71,6 +72,7 @@ pub mod process_group;
 pub mod resume;
 pub mod runtime;
 pub mod session;
+pub mod short_list;
 pub mod source;
 pub mod wire;
 pub mod worker;

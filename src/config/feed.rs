@@ -30,6 +30,9 @@ pub const LIVE_PINGS_MAX: usize = 64;
 pub const FEED_LINGER: Duration = Duration::from_secs(15);
 /// What a feed costs without its history, in bytes: its task and its subscription.
 pub const FEED_BYTES: usize = 12 * 1024;
+/// In which steps a feed reserves the memory of its history: all threads share the budget, and
+/// would change it with each event.
+pub const FEED_STEP: usize = 4 * 1024;
 /// How many feeds one edge thread holds, watched or lingering. Each costs [`FEED_BYTES`] and its
 /// history.
 pub const FEEDS_MAX: usize = 50_000;

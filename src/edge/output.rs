@@ -1,7 +1,6 @@
 //! What is being written to a client: frames of events, which all watchers share, and others. It
 //! holds nothing once that is written.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio::io::AsyncWrite;
 use super::watches::Released;
 use crate::config::LARGE_EVENT;
 use crate::session::Position;
+use crate::short_list::ShortList;
 use crate::wire::Stored;
 
 /// How many frames one write takes.
@@ -24,7 +24,8 @@ pub(super) type EventFraming = fn(&Stored) -> &[u8];
 #[derive(Debug)]
 pub(super) struct OutputQueue {
     framing: EventFraming,
-    frames: VecDeque<OutFrame>,
+    /// Usually one, because a client that follows live is written one event at a time.
+    frames: ShortList<OutFrame>,
     /// How many bytes of the first one are written.
     begun: usize,
     /// How many events of the last delivery are written, and the position after them.
@@ -41,13 +42,13 @@ impl OutputQueue {
     pub(super) fn new(framing: EventFraming) -> Self {
         Self {
             framing,
-            frames: VecDeque::new(),
+            frames: ShortList::default(),
             begun: 0,
             delivered: (0, None),
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
@@ -102,7 +103,6 @@ impl OutputQueue {
         if let Some(first) = first {
             self.frames.push_front(first);
         }
-        self.frames.shrink_to_fit();
         released
     }
 
@@ -148,9 +148,6 @@ impl OutputQueue {
             }
             self.begun = rest;
             self.frames.pop_front();
-        }
-        if self.frames.is_empty() {
-            self.frames = VecDeque::new();
         }
     }
 }
@@ -207,7 +204,7 @@ mod tests {
         output.put_events(events.clone());
         output.put(b"last".to_vec());
         write(&mut output, &mut edge);
-        assert!(output.is_empty() && output.frames.capacity() == 0);
+        assert!(output.is_empty());
         assert_eq!(output.release().events, 100);
         let mut expected = b"first".to_vec();
         events

@@ -16,6 +16,7 @@ use crate::budget::{Budget, Reservation};
 use crate::config::{FLIGHT_BYTES, LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
 use crate::session::{Position, Session, SessionError, Step};
+use crate::short_list::ShortList;
 use crate::source::EventSource;
 use crate::wire::{Code, GapReason, JobId, RequestRef, ServerFrame, Start, Stored};
 
@@ -51,7 +52,7 @@ pub(super) struct Watches<S: EventSource, R> {
     /// The room of events that are so large that a client must not hold them for long.
     room: Budget,
     /// Usually one.
-    list: Vec<Watch<S, R>>,
+    list: ShortList<Watch<S, R>>,
     /// The watch that is polled first, so that each gets its turn.
     turn: usize,
     /// The events that the transport writes now.
@@ -87,7 +88,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             transport,
             client,
             room,
-            list: Vec::new(),
+            list: ShortList::default(),
             turn: 0,
             delivery: None,
         }
@@ -121,21 +122,14 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             opened
         };
-        self.add(Watch::new(job, Box::pin(opening), reply_to, member));
+        let watch = Watch::new(job, Box::pin(opening), reply_to, member);
+        self.list.push_back(watch);
         Ok(())
     }
 
     /// Watches the job of an open session.
     pub(super) fn watch_session(&mut self, session: Session<S>) {
-        self.add(Watch::of(session));
-    }
-
-    fn add(&mut self, watch: Watch<S, R>) {
-        if self.list.is_empty() {
-            // Most clients watch one job.
-            self.list.reserve_exact(1);
-        }
-        self.list.push(watch);
+        self.list.push_back(Watch::of(session));
     }
 
     /// The jobs that are watched.
@@ -154,11 +148,10 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self.list.iter().position(|watch| watch.job() == job)
     }
 
-    fn remove(&mut self, index: usize) {
-        self.list.remove(index);
-        if self.list.is_empty() {
-            self.list = Vec::new();
-        }
+    /// Ends a watch. Returns its job.
+    fn remove(&mut self, index: usize) -> JobId {
+        let job = self.list[index].job().clone();
+        drop(self.list.remove(index));
         if let Some(delivery) = &mut self.delivery {
             delivery.watch = match delivery.watch {
                 Some(of) if of == index => None,
@@ -166,6 +159,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 of => of,
             };
         }
+        job
     }
 
     /// What to send next; pending while nothing is watched. The call says that what was sent before
@@ -202,13 +196,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     /// Turns the progress of a watch into what is sent; `None` if there is no room for what was
     /// read.
     fn advance(&mut self, index: usize, progress: Progress<R>) -> Option<Outgoing<R>> {
-        let job = self.list[index].job().clone();
         Some(match progress {
             Progress::Opened(status, reply_to) => {
+                let job = self.list[index].job().clone();
                 Outgoing::Answer(ServerFrame::Watching { job, status }, reply_to)
             }
             Progress::Refused(error, reply_to) => {
-                self.remove(index);
+                let job = self.remove(index);
                 Outgoing::Answer(refusal(&error, &job), reply_to)
             }
             Progress::Step(Step::Events(events), before) => {
@@ -227,6 +221,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             Progress::Step(Step::Gap { from, to }, _) => {
                 let reason = GapReason::Expired;
+                let job = self.list[index].job().clone();
                 let id = job.clone();
                 Outgoing::Frame(
                     job,
@@ -239,17 +234,19 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 )
             }
             Progress::Step(Step::Live, _) => {
-                self.list[index].live_since_ms = Some(unix_ms());
+                let watch = &mut self.list[index];
+                watch.live_since_ms = Some(unix_ms());
+                let job = watch.job().clone();
                 let frame = ServerFrame::Live { job: job.clone() };
                 Outgoing::Frame(job, frame)
             }
             Progress::Step(Step::End, _) => {
-                self.remove(index);
+                let job = self.remove(index);
                 let frame = ServerFrame::End { job: job.clone() };
                 Outgoing::Frame(job, frame)
             }
             Progress::Step(Step::Rebuilt, _) => {
-                self.remove(index);
+                let job = self.remove(index);
                 let frame = refusal(&SessionError::CursorNotInLog, &job);
                 Outgoing::Frame(job, frame)
             }

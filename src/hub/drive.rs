@@ -63,13 +63,15 @@ impl<S: EventSource> Hub<S> {
 async fn drive<S: EventSource>(hub: Arc<Hub<S>>, feed: Arc<Feed>, mut known: Option<Arc<Stored>>) {
     let mut again = false;
     loop {
-        let driven = AssertUnwindSafe(Box::pin(drive_once(
+        let driven = AssertUnwindSafe(drive_once(
             Arc::clone(&hub),
             Arc::clone(&feed),
             known.take(),
             again,
-        )));
-        if driven.catch_unwind().await.is_ok() {
+        ))
+        .catch_unwind()
+        .await;
+        if driven.is_ok() {
             return;
         }
         hub.note_panic();

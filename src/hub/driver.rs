@@ -136,7 +136,7 @@ impl<S: EventSource> Driver<S> {
             Poll::Ready(())
         })
         .await;
-        if self.feed.watchers() > 0 {
+        if self.linger_until.is_some() && self.feed.watchers() > 0 {
             self.linger_until = None;
         }
     }
@@ -200,6 +200,9 @@ impl<S: EventSource> Driver<S> {
             None => Poll::Pending,
         });
         tokio::select! {
+            // Live copies first: they are why this task usually wakes. The others are polled once
+            // no copy is left, and then all of them.
+            biased;
             wake = live => wake,
             refilled = self.refill.next(source, feed.job()), if is_refilling => Wake::Refilled(refilled),
             wake = probing => wake,

@@ -13,7 +13,7 @@ use super::history::FeedHistory;
 use super::unpacked::{Pack, UnpackedFeeds};
 use super::watchers::{Standing, Watchers};
 use crate::budget::{LimitReached, Reservation};
-use crate::config::{FEED_BYTES, HISTORY_BYTES};
+use crate::config::{FEED_BYTES, FEED_STEP, HISTORY_BYTES};
 use crate::fair_slots::FairSlot;
 use crate::resume::Slice;
 use crate::wire::{JobId, Seq, Stored};
@@ -107,13 +107,17 @@ impl Feed {
         Some(result)
     }
 
-    /// Reserves the memory that the history takes.
+    /// Reserves the memory that the history takes, rounded up.
     fn reserve(&self, history: &FeedHistory) -> Result<(), LimitReached> {
-        let bytes = FEED_BYTES + history.bytes() + history.unpacked_bytes();
+        let bytes = history.bytes() + history.unpacked_bytes();
+        let bytes = FEED_BYTES + bytes.next_multiple_of(FEED_STEP);
         let mut reservation = self
             .reservation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if reservation.bytes() == bytes {
+            return Ok(());
+        }
         reservation.resize(bytes)
     }
 
@@ -226,6 +230,9 @@ impl Pack for Feed {
 pub struct FeedWatch {
     feed: Arc<Feed>,
     key: usize,
+    /// What was registered, and reported last: only a change of it needs the lock.
+    waker: Option<Waker>,
+    position: (Seq, bool),
 }
 
 impl FeedWatch {
@@ -233,6 +240,8 @@ impl FeedWatch {
         Self {
             feed: Arc::clone(feed),
             key: feed.lock_watchers().join(),
+            waker: None,
+            position: (Seq(0), false),
         }
     }
 
@@ -243,13 +252,20 @@ impl FeedWatch {
 
     /// Wakes this task at every change of the feed from now on. Register, then check, to miss no
     /// change.
-    pub fn register(&self, waker: &Waker) {
-        self.feed.lock_watchers().register(self.key, waker);
+    pub fn register(&mut self, waker: &Waker) {
+        let known = self.waker.as_ref();
+        if !known.is_some_and(|known| known.will_wake(waker)) {
+            self.feed.lock_watchers().register(self.key, waker);
+            self.waker = Some(waker.clone());
+        }
     }
 
     /// Reports the watcher's position: the event it gets next, and whether it is reading the log.
-    pub fn report(&self, next: Seq, reads: bool) {
-        self.feed.lock_watchers().report(self.key, next, reads);
+    pub fn report(&mut self, next: Seq, reads: bool) {
+        if self.position != (next, reads) {
+            self.position = (next, reads);
+            self.feed.lock_watchers().report(self.key, next, reads);
+        }
     }
 }
 

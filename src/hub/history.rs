@@ -71,8 +71,12 @@ impl FeedHistory {
                 .collect();
             self.archive.push(&older);
         }
+        let first = self.newest.first_seq();
         self.newest.push(event);
-        self.shorten(self.bytes_max);
+        // Usually there is room, and nothing of the older events is looked at.
+        if self.newest.first_seq() != first || self.bytes() > self.bytes_max {
+            self.shorten(self.bytes_max);
+        }
     }
 
     /// Evicts the oldest events until at most `bytes_max` or only the newest event remains.
@@ -99,12 +103,13 @@ impl FeedHistory {
 
     /// Reads about `bytes_max` from `from` on, but at least one event if there is one.
     pub(super) fn read(&mut self, from: Seq, bytes_max: usize) -> Slice<Arc<Stored>> {
+        // First what almost every reader needs.
+        if from >= self.newest.first_seq() {
+            return self.newest.read(from, bytes_max);
+        }
         let first = self.first_seq();
         if from < first {
             return Slice::TooOld { first };
-        }
-        if from >= self.newest.first_seq() {
-            return self.newest.read(from, bytes_max);
         }
         let mut events = Vec::new();
         self.archive.read(from, bytes_max, &mut events);

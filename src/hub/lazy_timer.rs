@@ -1,30 +1,55 @@
-//! A timer whose time usually moves into the future before it comes: moving it costs nothing.
+//! A timer whose time usually moves into the future before it comes: moving it costs a look at the
+//! clock.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer, which needs no memory before it is polled.
 #[derive(Debug, Default)]
-pub(super) struct LazyTimer(Option<Pin<Box<Sleep>>>);
+pub(super) struct LazyTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// When it wakes this task: known here, since the timer itself is rarely in the processor's
+    /// cache.
+    set: Option<(Instant, Waker)>,
+}
 
 impl LazyTimer {
     /// Ready at this time, which may differ from poll to poll.
     pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if self.wakes_by(at, cx.waker()) {
+            return Poll::Pending;
+        }
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
         }
         // It may be set for an earlier time.
-        loop {
-            ready!(sleep.as_mut().poll(cx));
+        while poll_in_any_turn(sleep.as_mut(), cx).is_ready() {
             if Instant::now() >= at {
+                self.set = None;
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(at);
         }
+        self.set = Some((sleep.deadline(), cx.waker().clone()));
+        Poll::Pending
     }
+
+    /// Whether it is set, and will wake this task by then.
+    fn wakes_by(&self, at: Instant, waker: &Waker) -> bool {
+        self.set.as_ref().is_some_and(|(wakes_at, wakes)| {
+            *wakes_at <= at && wakes.will_wake(waker) && Instant::now() < *wakes_at
+        })
+    }
+}
+
+/// Polls a timer. Otherwise the runtime would not set it in a turn in which the task has done much,
+/// and poll the task again.
+fn poll_in_any_turn(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    Pin::new(&mut unconstrained(sleep)).poll(cx)
 }
 
 #[cfg(test)]
@@ -33,6 +58,8 @@ mod tests {
     use futures_util::FutureExt as _;
     use std::future::poll_fn;
     use std::time::Duration;
+    use tokio::task::coop::consume_budget;
+    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn a_timer_follows_its_time_in_both_directions() {
@@ -50,5 +77,15 @@ mod tests {
             poll_fn(|cx| timer.poll(at(due), cx)).await;
             assert!(Instant::now() - at(due) < Duration::from_millis(2));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_is_set_in_a_turn_in_which_the_task_has_done_much() {
+        let is_over = (0..1000).any(|_| consume_budget().now_or_never().is_none());
+        assert!(is_over);
+        let at = Instant::now() + Duration::from_secs(1);
+        let mut timer = LazyTimer::default();
+        let due = poll_fn(|cx| timer.poll(at, cx));
+        timeout(Duration::from_secs(2), due).await.unwrap();
     }
 }

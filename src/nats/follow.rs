@@ -30,7 +30,7 @@ impl Reader {
     ) -> Result<(LiveTail, Option<Arc<Stored>>), Unavailable> {
         let log = &self.log;
         let subject = log.nats.names.live(job.shard(log.shards), job);
-        let queue = LiveQueue::new(subject, log.subject(job));
+        let queue = LiveQueue::new(&subject, &log.subject(job));
         let disturbed = self.shard(job).disturbances.watch();
         // The last event is read after the server has seen the subscription.
         let live = self.live_reader.subscribe(queue).await?;

@@ -1,8 +1,6 @@
 //! What a broker sends on the connection for live copies, read out of the bytes that arrived. It has
 //! no I/O, and copies nothing.
 
-use std::str;
-
 use memchr::memchr;
 
 use crate::config::{BROKER_LINE_MAX, BROKER_MESSAGE_MAX};
@@ -104,7 +102,7 @@ impl<'a> ServerOp<'a> {
 
 impl<'a> RawMessage<'a> {
     /// The last values of these headers, in one pass: the broker's come after the publisher's.
-    pub(super) fn last_of<const N: usize>(&self, names: [&str; N]) -> [Option<&'a str>; N] {
+    pub(super) fn last_of<const N: usize>(&self, names: [&str; N]) -> [Option<&'a [u8]>; N] {
         let mut values = [None; N];
         let mut rest = self.headers;
         while let Some(end) = memchr(b'\n', rest) {
@@ -115,7 +113,7 @@ impl<'a> RawMessage<'a> {
             };
             let name = &line[..colon];
             if let Some(index) = names.iter().position(|known| known.as_bytes() == name) {
-                values[index] = str::from_utf8(line[colon + 1..].trim_ascii()).ok();
+                values[index] = Some(line[colon + 1..].trim_ascii());
             }
         }
         values
@@ -123,8 +121,20 @@ impl<'a> RawMessage<'a> {
 }
 
 fn number(word: Option<&[u8]>) -> Result<usize, ProtocolError> {
-    let text = word.and_then(|word| str::from_utf8(word).ok());
-    text.and_then(|text| text.parse().ok()).ok_or(ProtocolError)
+    let number = word.and_then(decimal);
+    let number = number.and_then(|number| usize::try_from(number).ok());
+    number.ok_or(ProtocolError)
+}
+
+/// A number in digits; `None` for anything else, or if it is too large.
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
 }
 
 #[cfg(test)]
@@ -179,10 +189,29 @@ mod tests {
             headers: b"NATS/1.0 100 Idle\r\nA: 1\r\nAB: 2\r\nA: x: y\r\nC: \xFF\r\n\r\n",
             payload: b"",
         };
-        assert_eq!(
-            message.last_of(["A", "AB", "B", "C"]),
-            [Some("x: y"), Some("2"), None, None]
-        );
+        let expected = ["x: y".as_bytes(), b"2", b"\xFF"].map(Some);
+        let [a, ab, b, c] = message.last_of(["A", "AB", "B", "C"]);
+        assert_eq!(([a, ab, c], b), (expected, None));
+    }
+
+    #[test]
+    fn a_number_has_only_digits_and_fits() {
+        for number in [0, 7, 10, 1_234_567_890, u64::MAX] {
+            assert_eq!(decimal(number.to_string().as_bytes()), Some(number));
+        }
+        assert_eq!(decimal(b"007"), Some(7));
+        for bad in [
+            "",
+            "+1",
+            "-1",
+            " 1",
+            "1.",
+            "x",
+            "1\u{b2}",
+            "18446744073709551616",
+        ] {
+            assert_eq!(decimal(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! The live copies of one job's events that have arrived, until the reader of the job takes them. It
 //! does not read the connection.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::live_protocol::RawMessage;
+use super::live_protocol::{RawMessage, decimal};
 use super::names;
 use crate::config::{LIVE_CAPACITY, LIVE_DELAY_EVERY};
+use crate::short_list::ShortList;
 use crate::wire::StreamSeq;
 
 /// A copy of a message of the log.
@@ -24,31 +24,38 @@ pub(super) struct ReceivedCopy {
 
 /// Copies of one job's events that arrived.
 pub(super) struct LiveQueue {
-    /// The subject of a copy, and of the message that it is a copy of.
-    subject: String,
-    stored: String,
+    /// The subject of a copy, and after it that of the message that it is a copy of: together, since
+    /// both are compared with each copy.
+    subjects: Box<str>,
+    subject_len: usize,
     state: Mutex<LiveQueueState>,
 }
 
 #[derive(Default)]
 struct LiveQueueState {
-    copies: VecDeque<ReceivedCopy>,
+    /// Usually one, because the reader of the queue takes them at once.
+    copies: ShortList<ReceivedCopy>,
     waker: Option<Waker>,
 }
 
 impl LiveQueue {
     /// An empty queue of copies with one subject, of messages with the other.
-    pub(super) fn new(subject: String, stored: String) -> Self {
+    pub(super) fn new(subject: &str, stored: &str) -> Self {
         Self {
-            subject,
-            stored,
+            subjects: [subject, stored].concat().into(),
+            subject_len: subject.len(),
             state: Mutex::default(),
         }
     }
 
     /// The subject of the copies.
     pub(super) fn subject(&self) -> &str {
-        &self.subject
+        &self.subjects[..self.subject_len]
+    }
+
+    /// The subject of the messages that they are copies of.
+    fn stored(&self) -> &str {
+        &self.subjects[self.subject_len..]
     }
 
     /// Adds a message, if it is a copy of a message of the log.
@@ -77,15 +84,16 @@ impl LiveQueue {
             names::TIME,
         ];
         let [stored, stream_seq, prev, time] = message.last_of(names);
-        if message.subject != self.subject.as_bytes() || stored != Some(&self.stored) {
+        if message.subject != self.subject().as_bytes() || stored != Some(self.stored().as_bytes())
+        {
             return None;
         }
-        let stream_seq = stream_seq?.parse().ok()?;
+        let stream_seq = decimal(stream_seq?)?;
         let is_measured = stream_seq % LIVE_DELAY_EVERY == 0;
         Some(ReceivedCopy {
             stream_seq,
-            prev: prev.and_then(|prev| prev.parse().ok()),
-            stored_at: time.filter(|_| is_measured).map(Into::into),
+            prev: prev.and_then(decimal),
+            stored_at: time.filter(|_| is_measured).and_then(text),
             payload: Bytes::copy_from_slice(message.payload),
         })
     }
@@ -96,8 +104,6 @@ impl LiveQueue {
         if let Some(copy) = state.copies.pop_front() {
             return Poll::Ready(copy);
         }
-        // Room for one is kept.
-        state.copies.shrink_to(1);
         match &mut state.waker {
             Some(known) => known.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
@@ -110,13 +116,17 @@ impl LiveQueue {
     }
 }
 
+fn text(bytes: &[u8]) -> Option<Box<str>> {
+    str::from_utf8(bytes).ok().map(Into::into)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_the_copy_of_a_message_of_the_log_counts_as_live() {
-        let queue = LiveQueue::new("tw.live.0.j".to_owned(), "tw.chunks.0.j".to_owned());
+        let queue = LiveQueue::new("tw.live.0.j", "tw.chunks.0.j");
         let cases: [(&str, &[&str], bool); 6] = [
             ("tw.live.0.j", &["tw.chunks.0.j"], true),
             // The answer to a request whose reply subject is that of the copies.

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
@@ -209,6 +210,8 @@ impl LiveReader {
         let mut silent_pings = 0;
         let mut ping = interval(BROKER_PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // It stays registered while copies are read.
+        let mut wants_to_send = pin!(self.0.wants_to_send.notified());
         loop {
             let mut read = 0;
             while let Some((op, length)) = ServerOp::parse(&received[read..])? {
@@ -252,7 +255,7 @@ impl LiveReader {
                     }
                     silent_pings = 0;
                 }
-                () = self.0.wants_to_send.notified() => {}
+                () = wants_to_send.as_mut() => wants_to_send.set(self.0.wants_to_send.notified()),
                 _ = ping.tick() => {
                     if silent_pings > BROKER_PINGS_UNANSWERED {
                         return Err(io::ErrorKind::TimedOut.into());
@@ -473,7 +476,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_outlives_connections() {
         let (reader, count) = reader();
-        let queue = LiveQueue::new("tw.live.0.j".into(), "tw.chunks.0.j".into());
+        let queue = LiveQueue::new("tw.live.0.j", "tw.chunks.0.j");
         let subscribed = "SUB tw.live.0.j 0\r\n";
         let (subscription, _) =
             tokio::join!(reader.subscribe(queue), serve_once(&reader, subscribed, 7));

@@ -52,7 +52,8 @@ impl<T: Item + Clone> History<T> {
 
     /// The first sequence number that it has, or will have.
     pub fn first_seq(&self) -> Seq {
-        self.items.front().map_or(self.next, Item::seq)
+        // Counted, because the oldest item itself is rarely in the processor's cache.
+        Seq(self.next.0 - self.items.len() as u64)
     }
 
     /// The newest item.

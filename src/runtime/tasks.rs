@@ -35,28 +35,36 @@ impl Tasks {
     /// Runs `task` on the current runtime. A panic ends the task, is counted in [`panics`](super::panics()) and is
     /// logged with the source location of this call.
     #[track_caller]
-    #[expect(clippy::disallowed_methods, reason = "the only place that spawns")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let location = Location::caller();
-        // Boxed, because each future around it would hold it several times.
-        let task = Box::pin(task);
-        // Shared state may be inconsistent after a panic; a lock reports that as poisoned.
-        let task = AssertUnwindSafe(task).catch_unwind();
-        tokio::spawn(self.tracker.track_future(async move {
-            if let Err(payload) = task.await {
-                report_panic(location, payload.as_ref());
-            }
-        }));
+        self.spawn_at(Location::caller(), task);
     }
 
     /// [`Self::spawn`] for a task that is dropped at an await when the tasks should end.
     #[track_caller]
     pub fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
+        // Boxed, because each future around it would hold it several times.
         let task = Box::pin(task);
-        self.spawn(async move {
+        self.spawn_at(Location::caller(), async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// [`Self::spawn`] for a call at this location. The task is not boxed, and nothing around it
+    /// holds it twice: a wake-up of a task that has slept fetches each of its parts from memory.
+    #[expect(clippy::disallowed_methods, reason = "the only place that spawns")]
+    fn spawn_at(
+        &self,
+        location: &'static Location<'static>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        // Shared state may be inconsistent after a panic; a lock reports that as poisoned.
+        let task = AssertUnwindSafe(task).catch_unwind().map(move |ended| {
+            if let Err(payload) = ended {
+                report_panic(location, payload.as_ref());
+            }
+        });
+        tokio::spawn(self.tracker.track_future(task));
     }
 
     /// Counts as a task until it is dropped, for tasks that a library spawns.

@@ -26,12 +26,28 @@ fn check(text: &str) -> Result<(), BadName> {
 
 /// A job's id: `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(Arc<str>);
+pub struct JobId {
+    text: Arc<str>,
+    /// Computed once, since each event needs it several times.
+    tag: u32,
+}
 
 impl JobId {
+    fn of_valid(text: &str) -> Self {
+        Self {
+            text: text.into(),
+            tag: crc32fast::hash(text.as_bytes()),
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// The zlib CRC-32 of the id: selects the job's shard, and ties a cursor to its job.
-    pub fn tag(&self) -> u32 {
-        crc32fast::hash(self.0.as_bytes())
+    pub const fn tag(&self) -> u32 {
+        self.tag
     }
 
     /// The shard, out of `shards`, that holds this job's log: `crc32(id) mod shards`.
@@ -53,38 +69,54 @@ impl JobId {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind(Arc<str>);
 
+impl Kind {
+    fn of_valid(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The kind as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The first token of every NATS subject and, in capitals, the prefix of every stream's name:
 /// `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Prefix(Arc<str>);
 
+impl Prefix {
+    fn of_valid(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 macro_rules! name {
     ($name:ident) => {
-        impl $name {
-            /// The name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {
-                check(text).map(|()| Self(text.into()))
+                check(text).map(|()| Self::of_valid(text))
             }
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&self.0)
+                serializer.serialize_str(self.as_str())
             }
         }
         impl<'de> Deserialize<'de> for $name {

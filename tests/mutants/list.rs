@@ -272,6 +272,11 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "checked_sub(self.first_seq().0)?",
         "checked_sub(self.first_seq().before().0)?",
     ),
+    history(
+        "a history seems to start one item later",
+        "Seq(self.next.0 - self.items.len() as u64)",
+        "Seq(self.next.0 - self.items.len().saturating_sub(1) as u64)",
+    ),
 ];
 
 // Mutants that no test can catch, because the behaviour stays the same:
