@@ -90,16 +90,11 @@ where
 {
     fn execute(&self, request: F) {
         // The library makes the task of a request as soon as the service was called for it.
-        let ended = self.open.take_latest();
+        let ended = self.open.take_latest().unwrap_or_default();
+        // Boxed, because each future around it would hold it several times.
+        let request = Box::pin(request);
         self.tasks.spawn(async move {
-            match ended {
-                Some(ended) => {
-                    let _ = ended.run_until_cancelled(request).await;
-                }
-                None => {
-                    request.await;
-                }
-            }
+            ended.run_until_cancelled(request).await;
         });
     }
 }
