@@ -154,7 +154,7 @@ async def sio_unread(rig, count):
     return await unread_watches(rig, count, SOCKET, watch, b"40")
 
 
-@attack("poll-unread", "Socket.IO clients that watch a job of 8 MB and leave their polls unread", full=500)
+@attack("poll-unread", "Socket.IO clients that watch a job of 50 MB and leave their polls unread", full=500)
 async def poll_unread(rig, count):
     held = []
     watch = b"42" + json.dumps(["watch", {"job": rig.big}]).encode()

@@ -46,7 +46,8 @@ pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 /// The part of an edge's memory that events over Socket.IO may hold while they are sent, if they are
 /// larger than [`FLIGHT_BYTES`](super::FLIGHT_BYTES): an eighth. Even in the smallest budget, 300
 /// clients that read nothing may each hold an event of 16 KiB, until they are disconnected after
-/// [`WRITE_WAIT`](super::WRITE_WAIT). Events of other clients that find no room wait.
+/// [`WRITE_WAIT`](super::WRITE_WAIT), or after [`ANSWER_WAIT`](super::ANSWER_WAIT) if half of it was
+/// used before. Events of other clients that find no room wait.
 pub const SOCKETS_PART: usize = 8;
 /// How many bytes of events the event streams of an edge buffer for their clients; a stream that
 /// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.

@@ -19,6 +19,9 @@ pub const FLIGHT_PACKETS_POLLING: usize = 14;
 /// held. An event of more bytes than this reserves room in the memory budget until it is sent: the
 /// library copies it, and does not return it.
 pub const FLIGHT_BYTES: usize = 8 * 1024;
+/// The response to a poll counts as sent in parts of this many bytes: a slow client that reads 2 KB
+/// per second accepts one within [`ANSWER_WAIT`](super::ANSWER_WAIT).
+pub const POLL_PART: usize = 16 * 1024;
 /// The pause before a packet is queued again if the queue was full nevertheless.
 pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// How many requests of one client wait to be read. A client that sends more is disconnected,

@@ -90,16 +90,11 @@ where
 {
     fn execute(&self, request: F) {
         // The library makes the task of a request as soon as the service was called for it.
-        let ended = self.open.take_latest();
+        let ended = self.open.take_latest().unwrap_or_default();
+        // Boxed, because each future around it would hold it several times.
+        let request = Box::pin(request);
         self.tasks.spawn(async move {
-            match ended {
-                Some(ended) => {
-                    let _ = ended.run_until_cancelled(request).await;
-                }
-                None => {
-                    request.await;
-                }
-            }
+            ended.run_until_cancelled(request).await;
         });
     }
 }
@@ -185,7 +180,7 @@ impl HttpBody for WatchedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // It is polled once the client accepts more.
+        // It is polled once the client accepts some of the part before.
         if self.rest.is_empty() {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
@@ -196,8 +191,11 @@ impl HttpBody for WatchedBody {
                     self.request.lock().since = None;
                     return Poll::Pending;
                 }
-                // Parts of it may still wait.
-                ended @ Poll::Ready(Some(Err(_)) | None) => return ended,
+                ended @ Poll::Ready(Some(Err(_)) | None) => {
+                    // Parts of it may still wait. If not, the request is not open any more.
+                    self.request.lock().since.get_or_insert_with(Instant::now);
+                    return ended;
+                }
             }
         }
         self.request.lock().since = Some(Instant::now());
@@ -333,7 +331,9 @@ fn name_host(request: &mut Request<Incoming>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt as _;
     use tokio::time::advance;
 
     #[tokio::test(start_paused = true)]
@@ -356,6 +356,33 @@ mod tests {
         advance(WRITE_WAIT * 2).await;
         assert_eq!(open.reason_to_end(), Some("the client does not read"));
         drop(parts);
+        assert_eq!(open.reason_to_end(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_before_its_last_part_is_accepted_is_open_for_a_limited_time() {
+        let open = OpenRequests::new();
+        let (mut edge, client) = duplex(HTTP2_EVENTS_BUFFER);
+        let mut body = WatchedBody {
+            body: Body::new(EventBody(client)),
+            rest: Bytes::new(),
+            request: open.open(),
+        };
+        edge.write_all(b"the last part").await.unwrap();
+        let part = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(part.is_some());
+        let more = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        assert!(more.now_or_never().is_none());
+        advance(WRITE_WAIT * 2).await;
+        assert_eq!(open.reason_to_end(), None, "more may follow");
+        drop(edge);
+        let end = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(end.is_none());
+        drop(body);
+        assert_eq!(open.reason_to_end(), None);
+        advance(WRITE_WAIT * 2).await;
+        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        drop(part);
         assert_eq!(open.reason_to_end(), None);
     }
 

@@ -7,6 +7,7 @@ mod event;
 mod handshake;
 mod in_flight;
 mod outbox;
+mod poll_answer;
 mod pump;
 mod request;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +26,7 @@ use socketioxide::socket::Sid;
 
 use self::engine_session::EngineSession;
 use self::handshake::Handshake;
+use self::poll_answer::counted;
 use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
@@ -160,12 +162,12 @@ async fn poll(app: &App, session: Arc<EngineSession>, mark: String, request: Req
         response = call(app, request) => response,
         () = waiting.when_cut() => return session_ended(app),
     };
+    let response = if response.status() == StatusCode::OK {
+        counted(response, &session.traffic).await
+    } else {
+        response
+    };
     waiting.complete();
-    if response.status() == StatusCode::OK {
-        let length = response.headers().get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        session.traffic.count_sent(length.unwrap_or(0));
-    }
     response
 }
 

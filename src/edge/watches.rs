@@ -284,10 +284,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         delivery.is_some_and(|delivery| delivery.room.is_some())
     }
 
-    /// Whether they are also so large that few clients may hold such at a time.
+    /// Whether they are also so large that few clients may hold such at a time: once half of the room
+    /// is used, all are.
     pub(super) fn holds_large(&self) -> bool {
+        let is_scarce = || self.room.used() > self.room.limit() / 2;
         let delivery = self.delivery.as_ref();
-        delivery.is_some_and(|delivery| delivery.room.is_some() && delivery.is_large)
+        delivery
+            .is_some_and(|delivery| delivery.room.is_some() && (delivery.is_large || is_scarce()))
     }
 }
 
@@ -450,6 +453,23 @@ mod tests {
             assert_eq!(watches.holds_room(), needs_room, "{transport:?}");
             assert!(!watches.holds_large(), "{transport:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_clients_may_hold_an_event_that_needs_room_once_half_of_it_is_used() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x".repeat(FLIGHT_BYTES)));
+        let mut watches = watches(&log);
+        watches
+            .watch(job(), Start::After(Seq(0)), false, 1)
+            .unwrap();
+        next(&mut watches).await;
+        assert_eq!(events_of(&mut watches).await, [1]);
+        assert!(watches.holds_room() && !watches.holds_large());
+        let others = watches.room.reserve(watches.room.limit() / 2).unwrap();
+        assert!(watches.holds_large());
+        drop(others);
+        assert!(!watches.holds_large());
     }
 
     /// The events after a gap are read together with it.

@@ -163,7 +163,9 @@ impl Pump {
         let stalled_since = self.outbox.stalled_since();
         let taken_at = stalled_since.unwrap_or_else(Instant::now);
         let holds_room = self.client.holds_room();
-        if !self.client.holds_large() {
+        if self.client.holds_large() {
+            self.room_since.get_or_insert_with(Instant::now);
+        } else {
             self.room_since = None;
         }
         let stalled = sleep_until(match self.room_since {
@@ -182,9 +184,6 @@ impl Pump {
                     return Err(PumpEnd::NotAdmitted(code));
                 }
                 self.outbox.deliver(outgoing);
-                if self.client.holds_large() {
-                    self.room_since.get_or_insert_with(Instant::now);
-                }
             }
             () = traffic.progress(), if self.outbox.waits() || stalled_since.is_some() => {}
             () = sleep(FULL_PAUSE), if self.outbox.is_full() => {}
