@@ -89,9 +89,16 @@ impl ScanQueue {
         std::mem::take(&mut state.readers)
     }
 
-    /// Whether a scan is cheaper than direct gets, beside this many other replays of the log.
-    fn is_worthwhile(&self, replays: usize) -> bool {
-        replays + self.lock().expected >= SCAN_FROM
+    /// Whether a scan is cheaper than direct gets, beside this many other replays of the log. A
+    /// replay that has read segments soon meets those that are expected. For any other one, a scan
+    /// that waits for them would only be slower than a page.
+    fn is_worthwhile(&self, replays: usize, after_segments: bool) -> bool {
+        let expected = if after_segments {
+            self.lock().expected
+        } else {
+            0
+        };
+        replays + expected >= SCAN_FROM
     }
 
     /// Waits until no reader is expected and none has arrived for a moment: a reader whose first
@@ -137,10 +144,10 @@ impl SharedScan {
         }
     }
 
-    /// Whether to join a scan instead of making direct gets, beside this many other replays of the
-    /// shard's log.
-    pub(super) fn is_worthwhile(&self, replays: usize) -> bool {
-        self.queue.is_worthwhile(replays)
+    /// Whether a replay, which may have read segments, joins a scan instead of making direct gets,
+    /// beside this many others of the shard's log.
+    pub(super) fn is_worthwhile(&self, replays: usize, after_segments: bool) -> bool {
+        self.queue.is_worthwhile(replays, after_segments)
     }
 
     /// Expects a reader until the result is dropped.
@@ -341,12 +348,18 @@ mod tests {
     }
 
     #[test]
-    fn replays_that_read_segments_count_towards_a_scan() {
+    fn replays_that_read_segments_count_towards_a_scan_for_those_that_have_read_theirs() {
         let queue = Arc::new(ScanQueue::default());
-        assert!(queue.is_worthwhile(SCAN_FROM) && !queue.is_worthwhile(SCAN_FROM - 1));
-        let reading = ExpectedReader::new(&queue);
-        assert!(queue.is_worthwhile(SCAN_FROM - 1));
+        for after_segments in [false, true] {
+            assert!(queue.is_worthwhile(SCAN_FROM, after_segments));
+            assert!(!queue.is_worthwhile(SCAN_FROM - 1, after_segments));
+        }
+        let reading: Vec<_> = (0..SCAN_FROM)
+            .map(|_| ExpectedReader::new(&queue))
+            .collect();
+        assert!(queue.is_worthwhile(0, true));
+        assert!(!queue.is_worthwhile(SCAN_FROM - 1, false));
         drop(reading);
-        assert!(!queue.is_worthwhile(SCAN_FROM - 1));
+        assert!(!queue.is_worthwhile(SCAN_FROM - 1, true));
     }
 }
