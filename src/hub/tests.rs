@@ -8,7 +8,9 @@ use tokio::time::sleep;
 
 use super::{FeedWatch, Hub, Waiter};
 use crate::budget::Budget;
-use crate::config::{FEED_BYTES, FEED_LINGER, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX};
+use crate::config::{
+    FEED_BYTES, FEED_LINGER, FEED_STEP, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX,
+};
 use crate::resume::Slice;
 use crate::runtime::Tasks;
 use crate::source::memory::{MemoryLog, chunk, job};
@@ -202,6 +204,32 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
     sleep(FEED_LINGER + MOMENT).await;
     assert_eq!(budget.used(), 0);
     hub.watch(&"other".parse().unwrap(), HERE).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_a_history_is_reserved_in_steps_that_are_never_less_than_it() {
+    let memory = MemoryLog::default();
+    let budget = Budget::unlimited();
+    let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
+    let watched = watch(&hub).await;
+    assert_eq!(budget.used(), FEED_BYTES);
+    let mut payloads = 0;
+    let mut changes = 0;
+    for _ in 0..300 {
+        let before = budget.used();
+        payloads += memory
+            .append(&job(), chunk("x".repeat(100)))
+            .payload()
+            .len();
+        sleep(MOMENT).await;
+        let history = budget.used() - FEED_BYTES;
+        assert!(history >= payloads && history.is_multiple_of(FEED_STEP));
+        changes += usize::from(budget.used() != before);
+    }
+    assert!((1..150).contains(&changes), "{changes}");
+    drop(watched);
+    sleep(FEED_LINGER + MOMENT).await;
+    assert_eq!(budget.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -241,9 +241,10 @@ impl LogReplay {
     /// dropped.
     fn start(&mut self) {
         self.is_counted = true;
+        let after_segments = matches!(self.phase, ReplayPhase::Log);
         let shard = self.reader.shard(&self.job);
         let others = shard.replays.fetch_add(1, Ordering::Relaxed);
-        let many = shard.scan.is_worthwhile(others);
+        let many = shard.scan.is_worthwhile(others, after_segments);
         let span = self.span;
         let source = if many && span.replica != Replica::Leader {
             ReplaySource::Scan

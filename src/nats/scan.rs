@@ -4,7 +4,7 @@
 
 mod pass;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
@@ -54,8 +54,8 @@ struct QueueState {
     readers: Vec<ScanReader>,
     /// How many replays read their last segments.
     expected: usize,
-    /// Whether a task runs passes.
-    running: bool,
+    /// What the task that runs passes holds, if there is one.
+    running: Weak<()>,
 }
 
 /// A replay that reads its last segments: most need a scan for the events after them. A pass waits
@@ -82,16 +82,39 @@ impl ScanQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds a reader. If no task runs passes, the caller starts one, which holds the result until it
+    /// ends, also by a panic.
+    fn add(&self, reader: ScanReader) -> Option<Arc<()>> {
+        let mut state = self.lock();
+        state.readers.push(reader);
+        self.changed.notify_one();
+        if state.running.strong_count() > 0 {
+            return None;
+        }
+        let running = Arc::new(());
+        state.running = Arc::downgrade(&running);
+        Some(running)
+    }
+
     /// Removes and returns the waiting readers. Without any, the task that runs passes ends.
     fn next_readers(&self) -> Vec<ScanReader> {
         let mut state = self.lock();
-        state.running = !state.readers.is_empty();
+        if state.readers.is_empty() {
+            state.running = Weak::new();
+        }
         std::mem::take(&mut state.readers)
     }
 
-    /// Whether a scan is cheaper than direct gets, beside this many other replays of the log.
-    fn is_worthwhile(&self, replays: usize) -> bool {
-        replays + self.lock().expected >= SCAN_FROM
+    /// Whether a scan is cheaper than direct gets, beside this many other replays of the log. A
+    /// replay that has read segments soon meets those that are expected. For any other one, a scan
+    /// that waits for them would only be slower than a page.
+    fn is_worthwhile(&self, replays: usize, after_segments: bool) -> bool {
+        let expected = if after_segments {
+            self.lock().expected
+        } else {
+            0
+        };
+        replays + expected >= SCAN_FROM
     }
 
     /// Waits until no reader is expected and none has arrived for a moment: a reader whose first
@@ -137,10 +160,10 @@ impl SharedScan {
         }
     }
 
-    /// Whether to join a scan instead of making direct gets, beside this many other replays of the
-    /// shard's log.
-    pub(super) fn is_worthwhile(&self, replays: usize) -> bool {
-        self.queue.is_worthwhile(replays)
+    /// Whether a replay, which may have read segments, joins a scan instead of making direct gets,
+    /// beside this many others of the shard's log.
+    pub(super) fn is_worthwhile(&self, replays: usize, after_segments: bool) -> bool {
+        self.queue.is_worthwhile(replays, after_segments)
     }
 
     /// Expects a reader until the result is dropped.
@@ -154,11 +177,12 @@ impl SharedScan {
     pub(super) fn join(&self, request: ScanRequest) -> Mailbox<ScanBatch> {
         let (sender, receiver) = mailbox();
         let reader = ScanReader::new(request, sender, self.budget.clone());
-        let mut state = self.queue.lock();
-        state.readers.push(reader);
-        self.queue.changed.notify_one();
-        if !std::mem::replace(&mut state.running, true) {
-            self.tasks.spawn_until_stop(self.clone().run());
+        if let Some(running) = self.queue.add(reader) {
+            let scan = self.clone();
+            self.tasks.spawn_until_stop(async move {
+                scan.run().await;
+                drop(running);
+            });
         }
         receiver
     }
@@ -341,12 +365,43 @@ mod tests {
     }
 
     #[test]
-    fn replays_that_read_segments_count_towards_a_scan() {
+    fn after_a_panic_of_the_task_that_runs_passes_the_next_reader_starts_another() {
+        let queue = ScanQueue::default();
+        let add = || {
+            let (sender, _mailbox) = mailbox();
+            let request = ScanRequest {
+                job: "j".parse().unwrap(),
+                stream_seq: 1,
+                until: None,
+            };
+            queue.add(ScanReader::new(request, sender, Budget::unlimited()))
+        };
+        let first = add();
+        assert!(first.is_some() && add().is_none());
+        drop(first);
+        let second = add();
+        assert!(second.is_some() && add().is_none());
+        assert_eq!(queue.next_readers().len(), 4);
+        assert!(add().is_none(), "the task runs another pass");
+        assert_eq!(queue.next_readers().len(), 1);
+        // It ends once it finds none.
+        assert!(queue.next_readers().is_empty());
+        assert!(add().is_some());
+    }
+
+    #[test]
+    fn replays_that_read_segments_count_towards_a_scan_for_those_that_have_read_theirs() {
         let queue = Arc::new(ScanQueue::default());
-        assert!(queue.is_worthwhile(SCAN_FROM) && !queue.is_worthwhile(SCAN_FROM - 1));
-        let reading = ExpectedReader::new(&queue);
-        assert!(queue.is_worthwhile(SCAN_FROM - 1));
+        for after_segments in [false, true] {
+            assert!(queue.is_worthwhile(SCAN_FROM, after_segments));
+            assert!(!queue.is_worthwhile(SCAN_FROM - 1, after_segments));
+        }
+        let reading: Vec<_> = (0..SCAN_FROM)
+            .map(|_| ExpectedReader::new(&queue))
+            .collect();
+        assert!(queue.is_worthwhile(0, true));
+        assert!(!queue.is_worthwhile(SCAN_FROM - 1, false));
         drop(reading);
-        assert!(!queue.is_worthwhile(SCAN_FROM - 1));
+        assert!(!queue.is_worthwhile(SCAN_FROM - 1, true));
     }
 }
