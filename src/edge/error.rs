@@ -80,7 +80,7 @@ impl Problem {
     /// needs the id to repeat the submission.
     pub(super) fn of_uncertain_job(error: Unavailable, job: &JobId) -> Self {
         let detail = format!(
-            "The job {job} may be submitted. Repeat the submission with this `id`: without it, another job would start."
+            "The job {job} may have been submitted. Repeat the submission with this `id`; without it, another job would start."
         );
         Self {
             detail: Some(detail),
@@ -245,7 +245,11 @@ mod tests {
     fn a_submission_that_may_have_started_a_job_names_it_on_every_transport() {
         let job: JobId = "job-1".parse().unwrap();
         let problem = Problem::of_uncertain_job(Unavailable("no answer".into()), &job);
-        assert!(problem.message().contains("job-1"), "{problem:?}");
+        let message = problem.message();
+        assert!(
+            message.starts_with("The job job-1 may have been submitted. "),
+            "{message}"
+        );
         let response = problem.to_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         let body: Value = serde_json::from_str(response.body()).unwrap();

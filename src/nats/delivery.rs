@@ -17,7 +17,7 @@ use super::names;
 use super::queued::QueuedJob;
 use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
-use crate::wire::{JobId, Submission};
+use crate::wire::{JobId, StreamSeq, Submission};
 
 /// A job that the queue delivered to this worker, until it is acked or handed back.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Delivery {
     pub submitted: SystemTime,
     /// How often the queue has delivered the job, this delivery included.
     pub deliveries: u32,
+    /// The stream sequence of the job in the queue; 0 if the broker did not report it.
+    pub(super) stream_seq: StreamSeq,
 }
 
 /// How to reply to the newest delivery of the job to this worker.
@@ -54,12 +56,13 @@ impl Delivery {
             Ok(queued @ QueuedJob { .. })
                 if names::job_of(&message.subject) == queued.job().as_str() =>
             {
-                let (submitted, deliveries) = match message.info() {
+                let (submitted, deliveries, stream_seq) = match message.info() {
                     Ok(info) => (
                         info.published.into(),
                         u32::try_from(info.delivered).unwrap_or(u32::MAX),
+                        info.stream_sequence,
                     ),
-                    Err(_) => (SystemTime::now(), 1),
+                    Err(_) => (SystemTime::now(), 1, 0),
                 };
                 let ack_handle = Mutex::new(AckHandle {
                     reply,
@@ -72,6 +75,7 @@ impl Delivery {
                     submission: queued.into_submission(),
                     submitted,
                     deliveries,
+                    stream_seq,
                 })
             }
             _ => {

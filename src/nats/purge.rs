@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::delivery::Delivery;
 use super::queue::Queue;
 use super::ready::{answers, subscribe_confirmed};
 use super::tip::Tip;
@@ -93,6 +94,17 @@ impl Queue {
         self.remove_segments(job).await?;
         self.send_purged(job).await?;
         Ok(PurgeOutcome::Purged)
+    }
+
+    /// Whether the queue has removed a job that it delivered: it has ended, or was purged.
+    ///
+    /// # Errors
+    /// [`Unavailable`], also when the queue's leader has not stored the job yet, because it is slower
+    /// than the server that delivered the job.
+    pub async fn has_removed(&self, delivery: &Delivery) -> Result<bool, Unavailable> {
+        self.log
+            .left_queue(&delivery.job, delivery.stream_seq)
+            .await
     }
 
     /// Removes the segments of a job. Returns how many there were.

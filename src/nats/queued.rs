@@ -1,15 +1,17 @@
 //! A job as it is stored in the queue, and the look-up of one.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::api;
 use super::log::Log;
 use super::message::{GetMessage, ask_leader};
 use super::quorum::StreamId;
 use crate::source::Unavailable;
-use crate::wire::{JobId, Kind, Limits, Submission, codec};
+use crate::wire::{JobId, Kind, Limits, StreamSeq, Submission, codec};
 
 /// A job as it is stored in the queue, as JSON. It borrows what is written, since copying a large
 /// input takes some 10 ms.
@@ -76,6 +78,29 @@ impl<'a> QueuedJob<'a> {
     }
 }
 
+/// Whether the queue holds a job, and how far its stream reaches. Both are in one answer: two could
+/// come from two servers, or from before and after a server stored the job.
+#[derive(Deserialize)]
+struct JobPresence {
+    state: PresenceState,
+}
+
+#[derive(Deserialize)]
+struct PresenceState {
+    last_seq: StreamSeq,
+    /// The job's message by its subject; absent when there is none.
+    #[serde(default)]
+    subjects: HashMap<String, u64>,
+}
+
+impl JobPresence {
+    /// Whether the job that was stored at `stream_seq` is gone. `None` if this server has not stored
+    /// it yet: followers may be ahead of a slow leader, and deliver jobs before it has them.
+    fn is_removed(&self, stream_seq: StreamSeq) -> Option<bool> {
+        (self.state.last_seq >= stream_seq).then_some(self.state.subjects.is_empty())
+    }
+}
+
 impl Log {
     /// The job with this id that waits in the queue or runs: the queue holds a job until it has
     /// ended. From a leader with a quorum.
@@ -96,6 +121,34 @@ impl Log {
         let message = ask_leader(&self.nats.work, &self.nats.names.jobs_stream(), &get).await?;
         Ok(message.and_then(|message| serde_json::from_slice(&message.payload).ok()))
     }
+
+    /// Whether the queue has removed the job that it stored at `stream_seq`. From a leader with a
+    /// quorum.
+    ///
+    /// # Errors
+    /// [`Unavailable`], also when the leader has not stored the job yet.
+    pub(super) async fn left_queue(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<bool, Unavailable> {
+        self.proven(StreamId::Queue, || self.left_queue_now(job, stream_seq))
+            .await
+    }
+
+    async fn left_queue_now(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+    ) -> Result<bool, Unavailable> {
+        let names = &self.nats.names;
+        let request = format!("STREAM.INFO.{}", names.jobs_stream());
+        let filter = json!({"subjects_filter": names.queued_of_any_kind(job)}).to_string();
+        let presence: JobPresence = api::call(&self.nats.work, &request, filter).await?;
+        presence.is_removed(stream_seq).ok_or_else(|| {
+            Unavailable("the leader of the queue lacks a job that was delivered".into())
+        })
+    }
 }
 
 /// How many bytes a job has as stored, in the queue or in the first event of its log, whichever is
@@ -103,4 +156,25 @@ impl Log {
 pub(super) fn stored_len(job: &JobId, submission: &Submission) -> Result<usize, codec::Error> {
     let in_queue = codec::json_len(&QueuedJob::new(job, submission))?;
     Ok(submission.event_len()?.max(in_queue))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_has_stored_a_job_can_report_that_it_was_removed() {
+        for (state, expected) in [
+            (json!({"last_seq": 6}), None),
+            (json!({"last_seq": 7}), Some(true)),
+            (json!({"last_seq": 9, "subjects": {}}), Some(true)),
+            (
+                json!({"last_seq": 7, "subjects": {"tw.jobs.k.j": 1}}),
+                Some(false),
+            ),
+        ] {
+            let presence = serde_json::from_value::<JobPresence>(json!({"state": state})).unwrap();
+            assert_eq!(presence.is_removed(7), expected, "{state}");
+        }
+    }
 }

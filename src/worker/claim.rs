@@ -207,7 +207,7 @@ impl<B: Backend> Claimer<B> {
         if delivery.deliveries <= 1 && delivery.is_newest() && age < FIRST_EVENT_LAG {
             return Ok(false);
         }
-        Ok(self.queue.queued_kind(&delivery.job).await?.is_none())
+        self.queue.has_removed(delivery).await
     }
 
     /// Why there is nothing to run after `last`: the job has ended, another worker owns it, or its

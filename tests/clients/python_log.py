@@ -13,7 +13,8 @@ sys.path.insert(0, given["library"])
 
 from nats.js.errors import BadRequestError, NotFoundError
 from tailwater import _log
-from tailwater._attempt import Attempt
+from tailwater._attempt import Attempt, GiveBack
+from tailwater._broker import Broker
 from tailwater._log import FENCE, JobLog, Lost
 
 
@@ -22,6 +23,8 @@ class Stream:
 
     def __init__(self):
         self.messages, self.known, self.refused, self.removed, self.holds_job = [], None, 0, 0, True
+        # The last stream sequence of the queue. The job has 7.
+        self.queue_end = 7
 
     def at(self, index):
         if not 0 <= index < len(self.messages[: self.known]):
@@ -46,19 +49,25 @@ class Stream:
     async def is_queued(self, job):
         return self.holds_job
 
+    async def stream_info(self, name, subjects_filter):
+        assert (name, subjects_filter) == ("TW_JOBS", "tw.jobs.*.j")
+        subjects = {"tw.jobs.k.j": 1} if self.holds_job else None
+        return SimpleNamespace(state=SimpleNamespace(last_seq=self.queue_end, subjects=subjects))
+
     def remove_all(self):
         self.removed, self.messages = self.removed + len(self.messages), []
 
     def broker(self):
-        of_job, event_max = lambda job: ("stream", "log"), lambda: 1 << 20
-        return SimpleNamespace(js=self, of_job=of_job, event_max=event_max, is_queued=self.is_queued)
+        broker = Broker(SimpleNamespace(jetstream=lambda timeout: self, max_payload=1 << 20), "tw", 1)
+        broker.of_job, broker.is_queued = lambda job: ("stream", "log"), self.is_queued
+        return broker
 
     def log(self):
         return JobLog(self.broker(), "j")
 
     def delivery(self, count, age):
         submitted = datetime.now(timezone.utc) - timedelta(seconds=age)
-        metadata = SimpleNamespace(timestamp=submitted, num_delivered=count)
+        metadata = SimpleNamespace(timestamp=submitted, num_delivered=count, sequence=SimpleNamespace(stream=7))
         worker = SimpleNamespace(kind="k", timeout=None, silence_timeout=None, continues=False, max_attempts=5)
         message = SimpleNamespace(data=b'{"job":"j"}', metadata=metadata)
         return Attempt(self.broker(), worker, message, 30, "w", None)
@@ -184,6 +193,20 @@ async def a_late_delivery_of_a_purged_job_does_not_bring_it_back():
         assert (claimed is not None, len(stream.messages)) == (is_claimed, 2 if is_claimed else 0), (count, age, holds_job)
 
 
+async def a_job_that_the_leader_of_the_queue_lacks_was_not_purged():
+    stream = Stream()
+    stream.holds_job, stream.queue_end = False, 6
+    for count, age in ((1, 5), (2, 0)):
+        try:
+            await stream.delivery(count, age).claim()
+        except GiveBack as back:
+            assert (back.seconds, stream.messages) == (10, [])
+        else:
+            raise AssertionError("the job was claimed, or taken for a purged one")
+    stream.holds_job, stream.queue_end = True, 7
+    assert await stream.delivery(3, 15).claim()
+
+
 for test in (
     messages_that_are_not_events_do_not_stop_the_writer,
     a_claim_finds_the_last_event_before_such_messages,
@@ -192,6 +215,7 @@ for test in (
     a_log_that_stays_behind_was_restored,
     only_the_log_of_a_queued_job_continues_after_all_events_expired,
     a_late_delivery_of_a_purged_job_does_not_bring_it_back,
+    a_job_that_the_leader_of_the_queue_lacks_was_not_purged,
 ):
     asyncio.run(asyncio.wait_for(test(), 20))
     print(json.dumps(test.__name__), flush=True)

@@ -18,9 +18,12 @@ use crate::support::link::{Flow, Link};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, words};
-use crate::support::{assert_within, until, within};
+use crate::support::{assert_within, eventually, until, within};
 
-on_one_and_three!(a_purged_job_is_gone_from_every_edge,);
+on_one_and_three!(
+    a_purged_job_is_gone_from_every_edge,
+    a_delivered_job_is_in_the_queue_until_it_is_removed,
+);
 
 /// How many messages the queue, the log and the segments hold about a job.
 async fn stored(system: &System, job: &JobId) -> [usize; 3] {
@@ -245,6 +248,25 @@ async fn a_late_writer_adds_nothing_to_a_purged_job() {
         );
     }
     assert_eq!(stored(&system, &job).await, [0; 3]);
+    system.end().await;
+}
+
+async fn a_delivered_job_is_in_the_queue_until_it_is_removed(broker: &Broker) {
+    let system = System::on(broker).await;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let kind = "demo".parse().unwrap();
+    let claim = Claim::open(&nats, &kind, Duration::from_secs(60));
+    let mut claim = within("a claim", claim).await.unwrap();
+    let job = system.submit("delivered", json!(null)).await;
+    let other = system.submit("other", json!(null)).await;
+    let delivery = within("a delivery", claim.next(1)).await.unwrap();
+    assert_eq!(delivery.job, job);
+    let has_removed = || async { system.queue.has_removed(&delivery).await.ok() };
+    assert!(!eventually("an answer", has_removed).await);
+    lose(&system, &other).await;
+    assert!(!eventually("an answer", has_removed).await);
+    lose(&system, &job).await;
+    assert!(eventually("an answer", has_removed).await);
     system.end().await;
 }
 

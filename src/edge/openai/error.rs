@@ -173,7 +173,7 @@ pub(super) fn of_submitted(job: &JobId, answer: Result<Response, Problem>) -> Re
 /// edge would choose another id.
 pub(super) fn of_uncertain(job: &JobId) -> Response {
     let message = format!(
-        "The job {job} may be submitted: look for it before you send the request again, which would start another job."
+        "The job {job} may have been submitted: look for it before you send the request again, which would start another job."
     );
     not_retried(job, &Code::Unavailable.into(), message)
 }

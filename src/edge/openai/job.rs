@@ -38,7 +38,7 @@ pub(super) fn held(value: &Value) -> usize {
 pub(super) enum SubmittedJob {
     /// It is submitted.
     Queued(JobId),
-    /// It may be submitted, and the same request again would start another job.
+    /// It may have been submitted, and the same request again would start another job.
     Uncertain(JobId),
 }
 

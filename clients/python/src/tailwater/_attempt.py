@@ -129,7 +129,10 @@ class Attempt:
         is_first = self.message.metadata.num_delivered <= 1 and self.owns_delivery()
         if is_first and time.time() - self.submitted < FIRST_EVENT_LAG:
             return False
-        return not await self.broker.is_queued(self.id)
+        removed = await self.broker.has_removed(self.id, self.message.metadata.sequence.stream)
+        if removed is None:
+            raise GiveBack(self.ack_wait / 3)
+        return removed
 
     async def _previous_output(self) -> str | None:
         if not self.worker.continues or not self.log.attempt:

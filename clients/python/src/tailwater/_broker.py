@@ -74,6 +74,15 @@ class Broker:
         """Whether the job waits in the queue or runs: the queue holds a job until it has ended."""
         return await ask(self.js.get_last_msg, self.queue, f"{self.prefix}.jobs.*.{job}") is not None
 
+    async def has_removed(self, job: str, stream_seq: int) -> bool | None:
+        """Whether the queue has removed the job that it stored with this stream sequence. None: the server that answered has not
+        stored it yet. Followers may be ahead of a slow leader, and deliver jobs before it has them."""
+        # One answer for both: two could come from two servers, or from before and after a server stored the job.
+        info = await ask(self.js.stream_info, self.queue, f"{self.prefix}.jobs.*.{job}")
+        if info is None or info.state.last_seq < stream_seq:
+            return None
+        return not info.state.subjects
+
     def event_max(self) -> int:
         """The largest event that the log accepts, in bytes."""
         return int(min(EVENT_MAX, self.client.max_payload - HEADERS_MAX))
