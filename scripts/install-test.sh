@@ -187,6 +187,12 @@ if wanted wheel; then
   bin=/usr/bin
   runs_a_job wheel "$started" "$PWD/venv/bin/tailwater"
   if clean venv/bin/python -c 'from tailwater import Client, serve, worker'; then pass "wheel: the Python library is in it"; else fail "wheel: no library"; fi
+  # Without this file, type checkers ignore the library's types.
+  if clean venv/bin/python -c '
+import sys
+from importlib.resources import files
+sys.exit(not files("tailwater").joinpath("py.typed").is_file())'
+  then pass "wheel: it has the library's types"; else fail "wheel: no py.typed"; fi
 fi
 
 if wanted uvx; then

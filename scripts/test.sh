@@ -103,6 +103,11 @@ bounded 1800 cargo clippy --all-targets --locked -- -D warnings
 say "instructions: what each event costs, counted with valgrind (a program of the pure modules, built in a minute)"
 bounded 600 scripts/instructions.sh
 
+say "benches: they compile"
+# In the folder of instructions.sh, which has built most of what they need.
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/benches bounded 600 \
+  cargo check --release --locked --manifest-path benches/Cargo.toml --benches
+
 say "cargo doc"
 RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
 

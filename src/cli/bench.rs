@@ -35,7 +35,8 @@ use crate::runtime;
 #[command(
     after_long_help = "Examples:\n  tailwater bench --jobs 1 --watchers 1000 --rate 30\n  \
                        tailwater bench --jobs 1000 --storm 200 --cold\n  \
-                       tailwater bench --watchers 100 --idle --transport sse --json"
+                       tailwater bench --watchers 100 --idle --transport sse --json\n  \
+                       tailwater bench --edge 127.0.0.1:4000 --edge-pid 101 --broker-pid 102"
 )]
 pub(super) struct BenchCommand {
     #[command(flatten)]
@@ -46,13 +47,16 @@ pub(super) struct BenchCommand {
     /// Also write one HTML page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Measure this edge, `HOST:PORT`, on the NATS server of `--nats`, instead of starting both.
+    /// Measure this edge, `HOST:PORT` or its URL, on the NATS server of `--nats`, instead of
+    /// starting both.
     #[arg(long, value_name = "ADDR", conflicts_with_all = ["cold", "worker", "threads"])]
     edge: Option<String>,
-    /// The process id of that edge, to measure its CPU time and memory.
+    /// The process id of that edge, to measure its CPU time and memory; `up` prints it as
+    /// `edge-pid`.
     #[arg(long, value_name = "PID", requires = "edge")]
     edge_pid: Option<u32>,
-    /// The process id of the NATS server, to measure its CPU time.
+    /// The process id of the NATS server, to measure its CPU time and memory; `up` prints it as
+    /// `broker-pid`.
     #[arg(long, value_name = "PID", requires = "edge")]
     broker_pid: Option<u32>,
     /// Send the events to this address, one a line, instead of NATS: `--edge` is another server.

@@ -72,6 +72,16 @@ pub(super) struct UpCommand {
     command: Vec<OsString>,
 }
 
+/// The NATS server that everything uses.
+#[derive(Debug)]
+struct NatsServer {
+    url: SecretString,
+    /// Its process id, if this process started it.
+    pid: Option<u32>,
+    /// What the user should know about its address.
+    notice: Option<String>,
+}
+
 impl UpCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
@@ -93,11 +103,14 @@ impl UpCommand {
             let stop = CancellationToken::new();
             let Some(url) = self.nats.clone() else {
                 let mut broker = Broker::start(&self.data_dir, self.nats_server.as_deref()).await?;
-                let url = broker.url().into();
-                let notice = broker.notice();
+                let server = NatsServer {
+                    url: broker.url().into(),
+                    pid: broker.pid(),
+                    notice: broker.notice(),
+                };
                 let serving = async {
                     tokio::select! {
-                        outcome = self.serve(&url, notice, listener, webhook, settings, &stop) => outcome,
+                        outcome = self.serve(&server, listener, webhook, settings, &stop) => outcome,
                         died = broker.died() => Err(died),
                     }
                 };
@@ -105,7 +118,12 @@ impl UpCommand {
                 broker.stop().await;
                 return outcome.map(|()| ExitCode::SUCCESS);
             };
-            let serving = self.serve(&url, None, listener, webhook, settings, &stop);
+            let server = NatsServer {
+                url,
+                pid: None,
+                notice: None,
+            };
+            let serving = self.serve(&server, listener, webhook, settings, &stop);
             until_interrupted(&stop, Box::pin(serving)).await?;
             Ok(ExitCode::SUCCESS)
         })
@@ -114,8 +132,7 @@ impl UpCommand {
     /// Sets up NATS, and runs the edge and the workers until `stop` is cancelled.
     async fn serve(
         &self,
-        url: &SecretString,
-        notice: Option<String>,
+        server: &NatsServer,
         listener: std::net::TcpListener,
         webhook: Option<Webhook>,
         settings: edge::EdgeSettings,
@@ -123,7 +140,7 @@ impl UpCommand {
     ) -> anyhow::Result<()> {
         let nats_wait = UP_NATS_WAIT.into();
         let args = NatsArgs {
-            nats: url.clone(),
+            nats: server.url.clone(),
             credentials: self.credentials.clone(),
             prefix: self.prefix.clone(),
             nats_wait,
@@ -132,8 +149,13 @@ impl UpCommand {
         nats.set_up(&self.setup.settings())
             .await
             .context("cannot set up NATS")?;
-        println!("nats {}", redacted(url.expose_secret()));
-        if let Some(notice) = notice {
+        println!("nats {}", redacted(server.url.expose_secret()));
+        // The names of `bench`'s flags. Before `ready`: a script may close the pipe after that line.
+        if let Some(pid) = server.pid {
+            println!("broker-pid {pid}");
+        }
+        println!("edge-pid {}", std::process::id());
+        if let Some(notice) = &server.notice {
             eprintln!("tailwater: {notice}");
         }
         let tasks = Tasks::new(stop.clone());

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt_writer::{AttemptWriter, Written};
 use super::batch::{Flush, OutputBatch};
 use super::deadlines::Deadlines;
+use super::metrics::TokenUsage;
 use super::outcome::AttemptOutcome;
 use super::report::{AttemptRecord, AttemptReport};
 use crate::backend::{Failure, Finish, Piece, QueuedOutput};
@@ -286,14 +287,10 @@ impl Attempt {
             };
             let outcome = AttemptOutcome::after(&body);
             let report = AttemptReport::of(&body);
-            if let Body::Done {
-                usage: Some(usage), ..
-            } = &body
-            {
-                record.counts.count_usage(usage);
-            }
+            let tokens = TokenUsage::of(&body);
             match writer.append(body).await {
                 Ok(()) => {
+                    record.counts.count_tokens(tokens);
                     record.record(&report);
                     return Ok(outcome);
                 }

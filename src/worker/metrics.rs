@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::metrics::{Exposition, Histogram, catalog};
 use crate::nats::{Log, Nats};
-use crate::wire::{FailureCode, Kind};
+use crate::wire::{Body, FailureCode, Kind};
 
 /// The fields in which models report how many tokens they read and wrote.
 const INPUT_TOKENS: [&str; 2] = ["prompt_tokens", "input_tokens"];
@@ -78,13 +76,36 @@ impl WorkerCounts {
     }
 
     /// Counts the tokens of a job that is done.
-    pub(super) fn count_usage(&self, usage: &Value) {
-        for (fields, count) in [
-            (INPUT_TOKENS, &self.input_tokens),
-            (OUTPUT_TOKENS, &self.output_tokens),
-        ] {
-            let tokens = fields.iter().find_map(|field| usage.get(field)?.as_u64());
-            count.fetch_add(tokens.unwrap_or(0), Ordering::Relaxed);
+    pub(super) fn count_tokens(&self, tokens: TokenUsage) {
+        self.input_tokens.fetch_add(tokens.input, Ordering::Relaxed);
+        self.output_tokens
+            .fetch_add(tokens.output, Ordering::Relaxed);
+    }
+}
+
+/// How many tokens a model reports in its usage; 0 if it reports none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TokenUsage {
+    input: u64,
+    output: u64,
+}
+
+impl TokenUsage {
+    /// The tokens of an attempt, from its last event.
+    pub(super) fn of(last: &Body) -> Self {
+        let Body::Done {
+            usage: Some(usage), ..
+        } = last
+        else {
+            return Self::default();
+        };
+        let tokens = |fields: [&str; 2]| {
+            let mut fields = fields.iter();
+            fields.find_map(|field| usage.get(field)?.as_u64())
+        };
+        Self {
+            input: tokens(INPUT_TOKENS).unwrap_or(0),
+            output: tokens(OUTPUT_TOKENS).unwrap_or(0),
         }
     }
 }
@@ -161,9 +182,19 @@ mod tests {
     #[test]
     fn tokens_are_found_under_the_names_of_each_api() {
         let counts = WorkerCounts::default();
-        counts.count_usage(&json!({"prompt_tokens": 5, "completion_tokens": 7}));
-        counts.count_usage(&json!({"input_tokens": 1, "output_tokens": 2}));
-        counts.count_usage(&json!({"words": 3}));
+        for usage in [
+            Some(json!({"prompt_tokens": 5, "completion_tokens": 7})),
+            Some(json!({"input_tokens": 1, "output_tokens": 2})),
+            Some(json!({"words": 3})),
+            None,
+        ] {
+            let finish_reason = None;
+            counts.count_tokens(TokenUsage::of(&Body::Done {
+                usage,
+                finish_reason,
+            }));
+        }
+        counts.count_tokens(TokenUsage::of(&Body::Cancelled {}));
         let found = (
             counts.input_tokens.into_inner(),
             counts.output_tokens.into_inner(),

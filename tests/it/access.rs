@@ -8,7 +8,9 @@ use crate::support::http::{exchange, http};
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System};
 use crate::support::table;
-use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, now_s, signed, token};
+use crate::support::tokens::{
+    PollingSocket, Sends, TokenClient, TokenSocket, bearer, now_s, signed, token,
+};
 
 /// What each kind of token may do, as the code of the answer. `-`: the transport closes or refuses the connection with
 /// the code of the row `connect`.
@@ -81,17 +83,18 @@ fn code(status: u16, body: &Value) -> String {
     }
 }
 
-async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<String> {
-    let own = token.map(bearer).unwrap_or_default();
+/// Sends the requests of an operation with these headers and this query, which has a credential or none.
+async fn over_http(edge: &Edge, operation: &str, own: &str, query: &str) -> Option<String> {
     let json = format!("{own}Content-Type: application/json\r\n");
     let get = async |path: &str, accept: &str| {
         let headers = format!("{own}{accept}");
-        let (status, _, body) = http(edge, "GET", path, &headers, b"").await;
+        let (status, _, body) = http(edge, "GET", &format!("{path}{query}"), &headers, b"").await;
         code(status, &body)
     };
     let post = async |path: &str, body: Value| {
         let body = body.to_string();
-        let (status, _, body) = http(edge, "POST", path, &json, body.as_bytes()).await;
+        let path = format!("{path}{query}");
+        let (status, _, body) = http(edge, "POST", &path, &json, body.as_bytes()).await;
         code(status, &body)
     };
     Some(match operation {
@@ -105,7 +108,8 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
         "absent" => get("/api/jobs/j1-never-submitted", "").await,
         "page" => get("/api/jobs/j1/events", "Accept: application/json\r\n").await,
         "stream" => {
-            let stream = Sse::open(&edge.addr, "/api/jobs/j1/events", &own).await;
+            let path = format!("/api/jobs/j1/events{query}");
+            let stream = Sse::open(&edge.addr, &path, own).await;
             match stream.status {
                 200 => "ok".to_owned(),
                 // The code is in the body, as for a page.
@@ -115,7 +119,8 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
         "ticket" => post("/api/tickets", json!({"job": "j1"})).await,
         // The job waits in the queue.
         "purge" => {
-            let (status, _, body) = http(edge, "DELETE", "/api/jobs/j1", &own, b"").await;
+            let path = format!("/api/jobs/j1{query}");
+            let (status, _, body) = http(edge, "DELETE", &path, own, b"").await;
             code(status, &body)
         }
         "cancel" => post("/api/jobs/j1/cancel", json!({})).await,
@@ -129,7 +134,8 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
             stats
         }
         "metrics" => {
-            let (head, body) = exchange(&edge.addr, "GET", "/metrics", &own, b"").await;
+            let path = format!("/metrics{query}");
+            let (head, body) = exchange(&edge.addr, "GET", &path, own, b"").await;
             let status = head.split(' ').nth(1).unwrap().parse().unwrap();
             code(status, &serde_json::from_str(&body).unwrap_or_default())
         }
@@ -137,6 +143,20 @@ async fn over_http(edge: &Edge, operation: &str, token: Option<&str>) -> Option<
         "health" => get("/healthz", "").await,
         _ => return None,
     })
+}
+
+/// What an `EventSource` can send of a token: a header with the cookie, and a query with a ticket, if there is one for the
+/// token.
+async fn of_event_source(edge: &Edge, token: &str) -> Vec<(&'static str, String, String)> {
+    let cookie = format!("Cookie: tailwater_token={token}\r\n");
+    let mut found = vec![("cookie", cookie, String::new())];
+    let headers = format!("{}Content-Type: application/json\r\n", bearer(token));
+    let body = br#"{"job":"j1"}"#;
+    let (_, _, issued) = http(edge, "POST", "/api/tickets", &headers, body).await;
+    if let Some(ticket) = issued["ticket"].as_str() {
+        found.push(("ticket", String::new(), format!("?ticket={ticket}")));
+    }
+    found
 }
 
 /// How a client sends this token.
@@ -199,6 +219,24 @@ async fn over_socketio(
     Some(joined.ok()?.ask(event, &fields).await)
 }
 
+async fn over_polling(
+    edge: &Edge,
+    operation: &str,
+    sends: Sends,
+    token: Option<&str>,
+) -> Option<String> {
+    if operation != "connect" && frame(operation).is_none() {
+        return None;
+    }
+    let sends = way_of(token, sends);
+    let joined = PollingSocket::join(&edge.addr, sends, token.unwrap_or_default()).await;
+    if operation == "connect" {
+        return Some(joined.map_or_else(|code| code, |_| "ok".to_owned()));
+    }
+    let (event, fields) = frame(operation)?;
+    Some(joined.ok()?.ask(event, &fields).await)
+}
+
 #[tokio::test]
 async fn each_token_may_do_what_it_grants_on_every_transport_and_nothing_else() {
     let system = System::on(Broker::shared_one()).await;
@@ -215,9 +253,11 @@ async fn each_token_may_do_what_it_grants_on_every_transport_and_nothing_else() 
     let edge = system.edge_with_tokens().await;
     let mut checked = 0;
     for [operation, expected @ ..] in table::<{ KINDS + 1 }>(MATRIX) {
+        let without_token = expected[0];
         for (number, (token, expected)) in tokens.iter().zip(expected).enumerate() {
             let token = token.as_deref();
-            let mut answers = vec![("http", over_http(&edge, operation, token).await)];
+            let own = token.map(bearer).unwrap_or_default();
+            let mut answers = vec![("http", over_http(&edge, operation, &own, "").await)];
             for sends in [Sends::Header, Sends::Subprotocol, Sends::Frame] {
                 let answer = over_websocket(&edge, operation, sends, token).await;
                 answers.push(("websocket", answer));
@@ -225,6 +265,8 @@ async fn each_token_may_do_what_it_grants_on_every_transport_and_nothing_else() 
             for sends in [Sends::Header, Sends::Frame] {
                 let answer = over_socketio(&edge, operation, sends, token).await;
                 answers.push(("socketio", answer));
+                let answer = over_polling(&edge, operation, sends, token).await;
+                answers.push(("polling", answer));
             }
             let mut found = false;
             for (transport, answer) in answers {
@@ -240,9 +282,24 @@ async fn each_token_may_do_what_it_grants_on_every_transport_and_nothing_else() 
                 }
             }
             assert_eq!(found, expected != "-", "{operation}, token {number}");
+            let Some(token) = token else { continue };
+            // A cookie and a ticket open the events of the job. For anything else they are as good as no token.
+            let expected = match operation {
+                "page" | "stream" => expected,
+                _ => without_token,
+            };
+            for (credential, headers, query) in of_event_source(&edge, token).await {
+                if let Some(answer) = over_http(&edge, operation, &headers, &query).await {
+                    assert_eq!(
+                        answer, expected,
+                        "{operation} with a {credential}, token {number}"
+                    );
+                    checked += 1;
+                }
+            }
         }
     }
-    assert!(checked > 250, "{checked}");
+    assert!(checked > 500, "{checked}");
     system.end().await;
 }
 

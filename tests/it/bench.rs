@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::support::broker;
 use crate::support::process::{Process, at_a_terminal, tailwater};
+use crate::support::up::up;
 use crate::support::{eventually, python, root, until, within};
 
 /// Runs `tailwater bench` with these arguments, and returns its report.
@@ -78,6 +79,24 @@ async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
     for process in ["edge", "broker", "worker"] {
         let memory = &report["cost"][format!("{process}_end_mib")];
         assert!(memory.as_f64().unwrap() > 1.0, "{process}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_bench_measures_the_processes_that_up_names() {
+    let up = up(TempDir::new().unwrap(), &[]).await;
+    assert_eq!(up.edge_pid, up.process.program().to_string());
+    let broker = std::fs::read_to_string(format!("/proc/{}/comm", up.broker_pid)).unwrap();
+    assert_eq!(broker.trim(), "nats-server");
+    let plan = "--jobs 3 --watchers 2 --rate 20 --seconds 1";
+    let report = bench(&format!(
+        "{plan} --nats {} --edge http://{} --edge-pid {} --broker-pid {}",
+        up.nats, up.addr, up.edge_pid, up.broker_pid
+    ))
+    .await;
+    assert_deliveries(&report, 3 * 2 * 20);
+    for figure in ["edge_end_mib", "broker_end_mib"] {
+        assert!(report["cost"][figure].as_f64().unwrap() > 1.0, "{report}");
     }
 }
 

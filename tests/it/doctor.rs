@@ -110,6 +110,28 @@ async fn tailwater_doctor(broker: &Broker) -> Ran {
 }
 
 #[tokio::test]
+async fn doctor_finds_a_user_who_lacks_a_permission() {
+    let broker = Broker::with_config(
+        r#"authorization { users: [
+            { user: "all", password: "all" }
+            { user: "mute", password: "mute", permissions: { publish: { deny: ["tw.ready"] } } }
+        ] }"#,
+    );
+    let addr = broker.addr(0);
+    let run = async |user: &str, command: &str| {
+        tailwater(&format!("{command} --nats nats://{user}:{user}@{addr}")).await
+    };
+    run("all", "setup --max-bytes 1048576").await.prints();
+    let ran = run("all", "doctor").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = run("mute", "doctor").await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let advice = "FAIL  permissions: a subscription receives nothing\n      \
+                  Allow this user to subscribe to and publish on what nats/README.md lists.\n";
+    assert!(ran.out.contains(advice), "{ran:?}");
+}
+
+#[tokio::test]
 async fn doctor_says_what_to_do_about_a_broker_that_it_cannot_reach() {
     let ran = tailwater("doctor --nats nats://127.0.0.1:1 --nats-wait 100ms").await;
     assert_eq!(ran.code, 1, "{ran:?}");

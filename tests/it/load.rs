@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -5,12 +7,14 @@ use tailwater::nats::Reader;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
 use tailwater::wire::{JobId, Seq};
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
+use crate::support::http::stats;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::within;
+use crate::support::{assert_within, until, within};
 
 on_one_and_three!(
     five_hundred_clients_reconnect_to_a_new_edge_at_once,
@@ -221,5 +225,44 @@ async fn a_scan_over_large_events_is_never_cut_off() {
     let readings = join_all(jobs.iter().map(|job| read_all(&reader, job, 15)));
     let readings = within("all readings", readings).await;
     assert!(readings.iter().all(|refills| *refills == 1), "{readings:?}");
+    system.end().await;
+}
+
+/// What the feeds of a load hold at least, in KiB.
+const LOADED: u64 = 32 * 1024;
+
+#[tokio::test]
+async fn memory_goes_back_to_the_system_when_clients_and_feeds_have_gone() {
+    let system = System::on(Broker::shared_one()).await;
+    let (edge, addr) = system.edge_process(&[]).await;
+    // Clients watch this many jobs, each with 12 events of 8 kB, and disconnect. Returns the memory
+    // that the edge then holds for their feeds, in KiB.
+    let load = async |jobs: u64| {
+        let plan = format!("--jobs {jobs} --rate 4 --seconds 3 --text 8000");
+        let pid = edge.program();
+        let ran = system
+            .run(&format!(
+                "bench --json --edge {addr} --edge-pid {pid} {plan}"
+            ))
+            .await;
+        let report: Value = serde_json::from_str(&ran.prints()).unwrap();
+        assert_eq!(report["deliveries"], 12 * jobs, "{report}");
+        (report["cost"]["edge_end_mib"].as_f64().unwrap() * 1024.0) as u64
+    };
+    // Allocates what an edge keeps once it has had clients.
+    load(10).await;
+    let before = edge.memory();
+    let loaded = load(500).await;
+    assert!(loaded > before + LOADED, "{before} to {loaded} KiB");
+    until("the end of all feeds", async || {
+        stats(&addr, "/api/stats").await["watched_jobs"] == 0
+    })
+    .await;
+    // From here on nothing asks the edge for anything: it is idle.
+    let gone = Instant::now();
+    let most = before + (loaded - before) / 4;
+    until("the return of the memory", async || edge.memory() <= most).await;
+    // The limit is 10 s; a busy machine may need longer.
+    assert_within(gone, Duration::from_secs(20));
     system.end().await;
 }

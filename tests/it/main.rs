@@ -58,7 +58,7 @@ mod hostile;
 mod library;
 /// Lists of jobs: order, pages, filters, and what a page costs.
 mod listing;
-/// Many clients, many events, and shared scans.
+/// Many clients, many events, shared scans, and memory after a load.
 mod load;
 /// What workers and `up` log: why a job failed, and no secrets.
 mod logs;

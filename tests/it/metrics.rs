@@ -1,10 +1,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tailwater::metrics::catalog;
-use tailwater::wire::{Body, Channel, Submission};
+use tailwater::backend::{Backend, Failure, Finish, Job, Output};
+use tailwater::metrics::{Exposition, MetricsFormat, catalog};
+use tailwater::nats::{Nats, Role};
+use tailwater::wire::{Body, Channel, Kind, Submission};
+use tailwater::worker::{Worker, WorkerSettings};
 use tempfile::TempDir;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
@@ -293,6 +299,73 @@ async fn an_event_that_the_broker_refuses_is_counted() {
     let superseded = ended("superseded", "");
     let of_worker = [(superseded.as_str(), 1.0), (refused, before + 1.0)];
     until_counted(worker_addr, &of_worker).await;
+    system.end().await;
+}
+
+/// Ends when it is notified, and reports the tokens that it has used.
+struct WithTokens(Arc<Notify>);
+
+impl Backend for WithTokens {
+    async fn run(&self, _job: Job, out: Output) -> Result<Finish, Failure> {
+        out.text("one").await?;
+        self.0.notified().await;
+        Ok(Finish {
+            usage: Some(json!({"input_tokens": 5, "output_tokens": 7})),
+            ..Finish::default()
+        })
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_counted_once_the_event_that_reports_them_is_stored() {
+    let system = System::on(Broker::shared_one()).await;
+    let kind: Kind = "demo".parse().unwrap();
+    let mut settings = WorkerSettings::new(kind.clone());
+    // The worker does not look at the log by itself during the test.
+    settings.ack_wait = Duration::from_secs(90);
+    let role = Role::Worker(Some(kind.clone()));
+    let nats = Nats::connect(&system.as_role(role)).await.unwrap();
+    let go = Arc::new(Notify::new());
+    let backend = WithTokens(Arc::clone(&go));
+    let worker = Worker::open(&nats, backend, settings).await.unwrap();
+    let metrics = worker.metrics();
+    let stop = system.tasks.stop().child_token();
+    system.tasks.spawn(worker.run(stop));
+    let until_ended = async |outcome: &str, tokens: [f64; 2]| {
+        let outcome = ended(outcome, "");
+        until(&outcome, async || {
+            let mut all = Exposition::new();
+            metrics.add_to(&mut all);
+            let found = samples(&all.encode(MetricsFormat::Prometheus).unwrap());
+            if found.get(&outcome) != Some(&1.0) {
+                return false;
+            }
+            let counted = ["input", "output"].map(|direction| {
+                found[&format!(
+                    "tailwater_worker_tokens_total{{kind=\"demo\",type=\"{direction}\"}}"
+                )]
+            });
+            assert_eq!(counted, tokens, "{outcome}");
+            true
+        })
+        .await;
+    };
+    let lost = system.submit("lost", Value::Null).await;
+    system.reaches("lost", 3).await;
+    // Another worker takes the job over, so the log refuses the attempt's last event.
+    let started = Body::Started {
+        kind,
+        worker: "other".into(),
+        continues: false,
+    };
+    let mut writer = system.writer(&lost, 2).await;
+    writer.append(started).await.unwrap();
+    go.notify_one();
+    until_ended("superseded", [0.0, 0.0]).await;
+    system.submit("kept", Value::Null).await;
+    system.reaches("kept", 3).await;
+    go.notify_one();
+    until_ended("done", [5.0, 7.0]).await;
     system.end().await;
 }
 

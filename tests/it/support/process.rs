@@ -141,7 +141,7 @@ impl Process {
     }
 
     /// The process of the program; its parent is the guard.
-    fn program(&self) -> u32 {
+    pub fn program(&self) -> u32 {
         let guard = self.guard();
         let children =
             std::fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+use super::http::{exchange, get};
 use super::system::{Edge, System};
 use super::within;
 
@@ -264,6 +265,82 @@ impl TokenSocket {
         let answer = self.acknowledged(event, data).await;
         if answer["op"] == "error" {
             answer["code"].as_str().unwrap().to_owned()
+        } else {
+            "ok".to_owned()
+        }
+    }
+}
+
+/// A Socket.IO client by hand that joins with a token, and polls.
+pub struct PollingSocket {
+    addr: String,
+    /// The path of its session.
+    path: String,
+    headers: String,
+}
+
+impl PollingSocket {
+    /// Connects and joins.
+    ///
+    /// # Errors
+    /// The message of `connect_error`, or the code of the HTTP response.
+    pub async fn join(addr: &str, sends: Sends, token: &str) -> Result<Self, String> {
+        let headers = match sends {
+            Sends::Header => bearer(token),
+            Sends::Nothing | Sends::Subprotocol | Sends::Frame => String::new(),
+        };
+        let path = "/socket.io/?EIO=4&transport=polling";
+        let (head, body) = get(addr, path, &headers).await;
+        if !head.starts_with("HTTP/1.1 200") {
+            let problem: Value = serde_json::from_str(&body).unwrap();
+            return Err(problem["code"].as_str().unwrap().to_owned());
+        }
+        let open: Value = serde_json::from_str(body.strip_prefix('0').unwrap()).unwrap();
+        let client = Self {
+            addr: addr.to_owned(),
+            path: format!("{path}&sid={}", open["sid"].as_str().unwrap()),
+            headers,
+        };
+        let auth = match sends {
+            Sends::Frame => json!({"token": token}).to_string(),
+            Sends::Nothing | Sends::Header | Sends::Subprotocol => String::new(),
+        };
+        client.send(&format!("40{auth}")).await;
+        let joined = client.packet(&["40", "44"]).await;
+        match joined.strip_prefix("44") {
+            None => Ok(client),
+            Some(error) => {
+                let error: Value = serde_json::from_str(error).unwrap();
+                Err(error["message"].as_str().unwrap().to_owned())
+            }
+        }
+    }
+
+    async fn send(&self, packet: &str) {
+        let packet = packet.as_bytes();
+        let (head, _) = exchange(&self.addr, "POST", &self.path, &self.headers, packet).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+
+    /// Polls until there is a packet that starts with one of these.
+    async fn packet(&self, starts: &[&str]) -> String {
+        loop {
+            let (head, body) = get(&self.addr, &self.path, &self.headers).await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            let is_wanted = |packet: &&str| starts.iter().any(|start| packet.starts_with(start));
+            if let Some(packet) = body.split('\x1e').find(is_wanted) {
+                return packet.to_owned();
+            }
+        }
+    }
+
+    /// Emits an event; returns the code of its refusal, or `ok`.
+    pub async fn ask(&self, event: &str, data: &Value) -> String {
+        self.send(&format!("427{}", json!([event, data]))).await;
+        let packet = self.packet(&["437"]).await;
+        let answers: Value = serde_json::from_str(packet.strip_prefix("437").unwrap()).unwrap();
+        if answers[0]["op"] == "error" {
+            answers[0]["code"].as_str().unwrap().to_owned()
         } else {
             "ok".to_owned()
         }

@@ -9,6 +9,8 @@ use super::process::Process;
 pub struct Up {
     pub process: Process,
     pub nats: String,
+    pub broker_pid: String,
+    pub edge_pid: String,
     pub addr: String,
     pub dir: TempDir,
 }
@@ -34,10 +36,14 @@ pub async fn up_with(dir: TempDir, flags: &[&str], command: &[&str]) -> Up {
     }
     let mut process = Process::start(args);
     let nats = process.says("nats ").await;
+    let broker_pid = process.says("broker-pid ").await;
+    let edge_pid = process.says("edge-pid ").await;
     let addr = process.says("ready http://").await;
     Up {
         process,
         nats,
+        broker_pid,
+        edge_pid,
         addr,
         dir,
     }
