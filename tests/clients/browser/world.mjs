@@ -95,7 +95,9 @@ export class World {
 
   /** Continues in a Chromium whose tabs hide each other, as a person's do. Playwright shows all pages of its own at once. */
   async useTabs() {
-    const args = [...FLAGS, "--disable-dev-shm-usage", `--user-data-dir=${this.folder}/profile`, "--remote-debugging-port=0"];
+    // Without a first window: Playwright would wait for a page in it, and on a busy machine may miss its end of loading.
+    const profile = [`--user-data-dir=${this.folder}/profile`, "--no-startup-window"];
+    const args = [...FLAGS, ...profile, "--disable-dev-shm-usage", "--remote-debugging-port=0"];
     const child = spawn(executablePath, args, { stdio: ["ignore", "ignore", "pipe"] });
     const dies = once(child, "exit");
     this.#ends.push(async () => {
