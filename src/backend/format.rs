@@ -257,9 +257,10 @@ fn json_line(line: &[u8], number: u64, halves: &mut Halves) -> Result<Option<Con
     let line = line.trim_ascii_end();
     let bad = |why: String, column: usize| {
         let excerpt = excerpt(line, column);
+        // On a line of its own: the worker logs only the first one.
         Failure::fatal(
             FailureCode::BadOutput,
-            format!("line {number} of the output {why}: {excerpt}"),
+            format!("line {number} of the output {why}\n{excerpt}"),
         )
     };
     if too_long {
@@ -455,15 +456,15 @@ mod tests {
         let begin = "line 3 of the output is not JSON: ";
         assert_eq!(
             refused(b"nope\n"),
-            format!("{begin}expected ident at column 2: nope")
+            format!("{begin}expected ident at column 2\nnope")
         );
         assert_eq!(
             refused(b"1 2\r\n"),
-            format!("{begin}trailing characters at column 3: 1 2")
+            format!("{begin}trailing characters at column 3\n1 2")
         );
         assert_eq!(
             refused(b"{\"text\":"),
-            format!("{begin}EOF while parsing a value at column 8: {{\"text\":")
+            format!("{begin}EOF while parsing a value at column 8\n{{\"text\":")
         );
         for not_json in [
             "{\"loss\": NaN}",
@@ -478,8 +479,10 @@ mod tests {
                 message.starts_with(begin) && message.ends_with(&shown),
                 "{message}"
             );
+            let first = message.lines().next().unwrap();
+            assert!(!first.contains(&shown), "{message}");
         }
-        assert!(refused(b"\"\xFF\"\n").contains("is not UTF-8 from byte 1 on: \""));
+        assert!(refused(b"\"\xFF\"\n").contains("is not UTF-8 from byte 1 on\n\""));
     }
 
     #[test]
@@ -526,7 +529,7 @@ mod tests {
         assert!(message.len() < 2 * EXEC_EXCERPT_MAX, "{message}");
         let long = refused(&vec![b'x'; EXEC_JSON_LINE_MAX]);
         assert!(
-            long.contains("is longer than 524288 bytes: xxx") && long.len() < 2 * EXEC_EXCERPT_MAX,
+            long.contains("is longer than 524288 bytes\nxxx") && long.len() < 2 * EXEC_EXCERPT_MAX,
             "{long}"
         );
     }

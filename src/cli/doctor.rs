@@ -321,6 +321,9 @@ fn of_durability(streams: &[StreamReport]) -> Check {
     check
 }
 
+const PERMISSIONS: &str =
+    "Allow this user to subscribe to and publish on what nats/README.md lists.";
+
 /// The checks of the queue, and of what this user may do.
 async fn of_queue(nats: &Nats, wait: Duration) -> Vec<Check> {
     let log = match Log::open(nats).await {
@@ -329,9 +332,11 @@ async fn of_queue(nats: &Nats, wait: Duration) -> Vec<Check> {
     };
     let tasks = Tasks::new(tokio_util::sync::CancellationToken::new());
     let permissions = match Reader::open(log.clone(), &tasks).await {
-        Ok(_) if nats.is_answering().await => ok("permissions", "requests and subscriptions work"),
-        Ok(_) => ok("permissions", "a subscription receives nothing")
-            .fail("Allow this user to subscribe to and publish on what nats/README.md lists."),
+        Ok(_) if nats.is_answering().await => match nats.refusal().await {
+            None => ok("permissions", "requests and subscriptions work"),
+            Some(refusal) => ok("permissions", refusal).fail(PERMISSIONS),
+        },
+        Ok(_) => ok("permissions", "a subscription receives nothing").fail(PERMISSIONS),
         Err(error) => ok("permissions", error.to_string())
             .fail("Allow this user to subscribe to $JS.EVENT.ADVISORY.>."),
     };

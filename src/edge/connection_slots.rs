@@ -4,10 +4,13 @@
 
 use std::net::IpAddr;
 
+use super::error::Problem;
 use super::forwarded::TrustedProxies;
 use super::meter::network;
+use super::quota::{Quota, QuotaReached};
 use crate::budget::LimitReached;
 use crate::fair_slots::{FairSlot, FairSlots};
+use crate::wire::Code;
 
 /// The slots of connections, and whose connections count in no share.
 #[derive(Clone, Debug)]
@@ -33,13 +36,49 @@ impl ConnectionSlots {
         self.slots.acquire(network(peer))
     }
 
-    /// Whether some are free, so that only a share can be used up.
-    pub(super) fn has_free(&self) -> bool {
-        self.slots.taken() < self.slots.limit()
+    /// Counts that there is no slot for a connection. Returns its refusal.
+    pub(super) fn refusal(&self) -> Problem {
+        refusal(&self.slots)
     }
+}
 
-    /// How many one address gets if no other address has any.
-    pub(super) fn share(&self) -> usize {
-        self.slots.share()
+/// Acquires a slot for a stream that counts for its client, whatever connection it comes over.
+///
+/// # Errors
+/// A [`Problem`] if all are taken, or if the client's address has its share: the same as for a
+/// connection.
+pub(super) fn acquire_for(client: IpAddr, slots: &FairSlots) -> Result<FairSlot, Problem> {
+    slots.acquire(client).map_err(|LimitReached| refusal(slots))
+}
+
+fn refusal(slots: &FairSlots) -> Problem {
+    // While some are free, only a share can be used up.
+    if slots.taken() < slots.limit() {
+        QuotaReached::of(Quota::Address, slots.share()).into()
+    } else {
+        Code::Overloaded.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_with_its_share_of_streams_learns_its_limit() {
+        let slots = FairSlots::new(8);
+        let stream_of = |client: &str| acquire_for(client.parse().unwrap(), &slots);
+        let mut held = Vec::new();
+        for _ in 0..6 {
+            held.push(stream_of("198.51.100.1").unwrap());
+        }
+        let refused = stream_of("198.51.100.1").unwrap_err().to_response();
+        assert_eq!(refused.status(), 429);
+        assert_eq!(refused.headers()["ratelimit-policy"], "\"address\";q=6");
+        for other in ["198.51.100.2", "198.51.100.3"] {
+            held.push(stream_of(other).unwrap());
+        }
+        let full = stream_of("198.51.100.4").unwrap_err();
+        assert_eq!(full.code(), Code::Overloaded);
     }
 }

@@ -26,18 +26,15 @@ use tracing::debug;
 use super::client_stream::ClientStream;
 use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
-use super::error::Problem;
 use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
-use super::quota::{Quota, QuotaReached};
 use super::slow::SlowPart;
 use super::takeover::{LentStream, ResponseHead, Takeover};
 use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::fair_slots::FairSlot;
 use crate::runtime::Tasks;
-use crate::wire::Code;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
@@ -121,12 +118,7 @@ async fn secured(
 /// Counts that there is no slot for a client. Returns the response: there is none for anybody, or
 /// its address has its share.
 fn refusal(slots: &ConnectionSlots) -> String {
-    let problem = if slots.has_free() {
-        Problem::from(QuotaReached::of(Quota::Address, slots.share()))
-    } else {
-        Problem::from(Code::Overloaded)
-    };
-    let response = problem.to_response();
+    let response = slots.refusal().to_response();
     let status = response.status();
     let fields: String = response
         .headers()
@@ -219,6 +211,7 @@ mod tests {
     use crate::budget::Budget;
     use crate::edge::forwarded::TrustedProxies;
     use crate::edge::memory::Memory;
+    use crate::edge::quota::Quota;
     use crate::fair_slots::FairSlots;
     use axum::routing::get;
     use std::net::SocketAddr;

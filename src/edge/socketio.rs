@@ -31,10 +31,10 @@ use super::access::Access;
 use super::admission::ClientAddress;
 use super::app::App;
 use super::body::Bodies;
+use super::connection_slots::acquire_for;
 use super::error::Problem;
 use super::meter::Meter;
 use super::ws::opening;
-use crate::budget::LimitReached;
 use crate::config::{HANDSHAKE_ANSWER_MAX, POLL_MARK_MAX};
 use crate::fair_slots::FairSlot;
 use crate::wire::Code;
@@ -102,15 +102,15 @@ pub(super) async fn engine(
                 let session = EngineSession::new(host, handshake, slot, access);
                 open(&app, session, &meter, query.is_websocket, request).await
             }
-            Err(no_room) => Problem::from(no_room).into_response(),
+            Err(no_room) => no_room.into_response(),
         },
     }
 }
 
 /// Counts a client that begins.
-fn begin(app: &App, from: IpAddr) -> Result<(Handshake, FairSlot), LimitReached> {
+fn begin(app: &App, from: IpAddr) -> Result<(Handshake, FairSlot), Problem> {
     let handshake = app.shared.socketio().handshakes.start(from)?;
-    Ok((handshake, app.shared.connections().acquire(from)?))
+    Ok((handshake, acquire_for(from, app.shared.connections())?))
 }
 
 /// The address of the client.

@@ -23,6 +23,7 @@ use super::accept::{Form, form};
 use super::access::Access;
 use super::admission::Proxied;
 use super::app::App;
+use super::connection_slots::acquire_for;
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
@@ -157,7 +158,7 @@ pub(super) async fn events(
             // counts for the client.
             let is_proxied = request.extensions.get::<Proxied>().is_some();
             let slot = (request.version == Version::HTTP_2 || is_proxied)
-                .then(|| app.shared.connections().acquire(client))
+                .then(|| acquire_for(client, app.shared.connections()))
                 .transpose()?;
             let client = StreamClient::new(client, access, slot)?;
             taken_over(move |taken, head| start_stream(&app, session, client, None, taken, head))
@@ -193,7 +194,7 @@ pub(super) fn translated(
         return Err(Code::Restarting.into());
     }
     // Over HTTP/2, one connection has many streams, and so may that of a proxy.
-    let slot = app.shared.connections().acquire(address)?;
+    let slot = acquire_for(address, app.shared.connections())?;
     let client = StreamClient::new(address, access, Some(slot))?;
     let app = Arc::clone(app);
     let job = session.job().clone();

@@ -27,6 +27,7 @@ use super::admission::{ClientAddress, Proxied};
 use super::app::App;
 use super::chat::{CHAT_PROTOCOL, ChatSocket};
 use super::client_stream::ClientStream;
+use super::connection_slots::acquire_for;
 use super::counters::Transport;
 use super::credential::BEARER_SUBPROTOCOL;
 use super::describe::{JOBS, problems};
@@ -78,7 +79,7 @@ pub(super) async fn upgrade(
     // The connection of a proxy has no slot that counts for the client.
     let is_proxied = request.extensions.get::<Proxied>().is_some();
     let own_slot = is_proxied
-        .then(|| app.shared.connections().acquire(address))
+        .then(|| acquire_for(address, app.shared.connections()))
         .transpose()?;
     let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();

@@ -83,11 +83,12 @@ impl AuthBucket {
         &self,
         mut report: impl FnMut(RevocationChange),
     ) -> Result<(), Unavailable> {
-        let is_empty = self.is_empty().await?;
         let all = format!("{REVOKED}.>");
         let watch = self.watched.watch_with_history(all).await;
         let mut watch = watch.map_err(unavailable)?;
-        let mut is_complete = is_empty;
+        // Asked once the watch has begun: it reports what is there now. What was there before may be
+        // gone, and would be waited for.
+        let mut is_complete = self.is_empty().await?;
         if is_complete {
             report(RevocationChange::Complete);
         }

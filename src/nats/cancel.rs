@@ -69,7 +69,9 @@ impl Queue {
                 return Ok(None);
             }
             let Some(submission) = self.submission(job).await? else {
-                return Ok(Some(CancelOutcome::Unknown));
+                // Between the two reads, the job may have started, ended and left the queue.
+                let is_logged = self.log.last(job).await?.is_some();
+                return Ok((!is_logged).then_some(CancelOutcome::Unknown));
             };
             // The job was submitted and its first event is still in flight. Every process writes
             // the same first event. An input that does not fit into the log (another program

@@ -19,7 +19,7 @@ use super::names::Names;
 use super::open::{check_version, open};
 use super::options::Options;
 use super::ready::Readiness;
-use crate::config::{LIVE_CAPACITY, REPLAY_CAPACITY, REQUEST_WAIT, RETRY_MAX};
+use crate::config::{LIVE_CAPACITY, REFUSAL_WAIT, REPLAY_CAPACITY, REQUEST_WAIT, RETRY_MAX};
 use crate::metrics::{Exposition, catalog};
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
 
@@ -40,6 +40,8 @@ pub struct Nats {
     /// Requests during startup are retried until then.
     pub(super) startup_deadline: Instant,
     readiness: Arc<Readiness>,
+    /// The last refusal of a subscription or a message.
+    refused: watch::Receiver<Option<String>>,
 }
 
 /// How the connections of a process, or of one of its threads, are doing.
@@ -73,6 +75,7 @@ impl Nats {
         let access = Box::pin(options.credentials.access(url)).await?;
         let (count, reconnected) = watch::channel(0_u64);
         let (back, work_reconnected) = watch::channel(None);
+        let (refusals, refused) = watch::channel(None);
         let counted = || {
             let count = count.clone();
             move |_| count.send_modify(|count| *count += 1)
@@ -91,6 +94,7 @@ impl Nats {
                 "live",
                 LIVE_CAPACITY,
                 counted(),
+                &refusals,
                 deadline
             )),
             Box::pin(open(
@@ -99,6 +103,7 @@ impl Nats {
                 "replay",
                 REPLAY_CAPACITY,
                 counted(),
+                &refusals,
                 deadline
             )),
             Box::pin(open(
@@ -107,6 +112,7 @@ impl Nats {
                 "work",
                 LIVE_CAPACITY,
                 note_time,
+                &refusals,
                 deadline
             )),
         )?;
@@ -129,6 +135,7 @@ impl Nats {
             work_reconnected,
             startup_deadline: deadline,
             readiness: Arc::default(),
+            refused,
         })
     }
 
@@ -143,6 +150,16 @@ impl Nats {
         self.readiness
             .check(self.clients(), &self.live_readers, &subject)
             .await
+    }
+
+    /// What the server says about a subscription or a message that it refused because of the user's
+    /// permissions, if there was one. The server reports a refusal before it answers later requests:
+    /// ask once [`Self::is_answering`] has returned.
+    pub async fn refusal(&self) -> Option<String> {
+        let mut refused = self.refused.clone();
+        // The client library has received it, but passes it on from a task of its own.
+        let waited = timeout(REFUSAL_WAIT, refused.wait_for(Option::is_some)).await;
+        waited.ok()?.ok()?.clone()
     }
 
     /// How many connections are up and down, and how often one was made again.

@@ -131,9 +131,7 @@ impl Queue {
                 break;
             }
         }
-        consumers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        consumers.truncate(KINDS_MAX);
-        Ok(consumers)
+        Ok(in_order(consumers))
     }
 
     /// When the first job of a kind at or after this stream sequence was submitted.
@@ -150,6 +148,15 @@ impl Queue {
     }
 }
 
+/// The first [`KINDS_MAX`] of these consumers, in the order of their names. A consumer that is created
+/// between two pages may move another one onto both: that one counts once.
+fn in_order(mut consumers: Vec<NamedConsumer>) -> Vec<NamedConsumer> {
+    consumers.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    consumers.dedup_by(|next, before| next.name == before.name);
+    consumers.truncate(KINDS_MAX);
+    consumers
+}
+
 /// The kind of a consumer; `None` for one that somebody made for another purpose.
 fn usage(consumer: &NamedConsumer) -> Option<KindUsage> {
     Some(KindUsage {
@@ -158,4 +165,26 @@ fn usage(consumer: &NamedConsumer) -> Option<KindUsage> {
         running: consumer.info.num_ack_pending,
         idle_workers: consumer.num_waiting,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_on_two_pages_is_listed_once() {
+        let consumer = |name: &str| -> NamedConsumer {
+            let listed = json!({
+                "name": name,
+                "config": {},
+                "num_pending": 1,
+                "num_ack_pending": 0,
+                "delivered": {"stream_seq": 0},
+            });
+            serde_json::from_value(listed).unwrap()
+        };
+        let pages = ["a", "c", "d", "d", "e"].map(consumer);
+        let names = in_order(pages.into()).into_iter().map(|found| found.name);
+        assert_eq!(names.collect::<Vec<_>>(), ["a", "c", "d", "e"]);
+    }
 }

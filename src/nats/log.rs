@@ -279,21 +279,23 @@ impl Log {
     async fn at_now(&self, job: &JobId, stream_seq: StreamSeq) -> Result<At, Unavailable> {
         let stream = self.stream(job);
         let get = GetMessage::at(stream_seq);
-        match ask_leader(&self.nats.work, &stream, &get).await? {
-            Some(message) if message.subject == self.subject(job) => {
-                let event = self.decode_answer(job, &message).event;
-                Ok(event.map_or(At::Other, |event| At::Event(event.into())))
+        let mut message = ask_leader(&self.nats.work, &stream, &get).await?;
+        if message.is_none() {
+            let state = info::stream(&self.nats.work, &stream).await?.state;
+            if stream_seq > state.last_seq {
+                return Ok(At::NotYet);
             }
-            Some(_) => Ok(At::Other),
-            None => {
-                let state = info::stream(&self.nats.work, &stream).await?.state;
-                Ok(if stream_seq > state.last_seq {
-                    At::NotYet
-                } else {
-                    At::Removed
-                })
-            }
+            // It may have been stored between the two requests.
+            message = ask_leader(&self.nats.work, &stream, &get).await?;
         }
+        let Some(message) = message else {
+            return Ok(At::Removed);
+        };
+        if message.subject != self.subject(job) {
+            return Ok(At::Other);
+        }
+        let event = self.decode_answer(job, &message).event;
+        Ok(event.map_or(At::Other, |event| At::Event(event.into())))
     }
 
     pub(super) fn stream(&self, job: &JobId) -> String {

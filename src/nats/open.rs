@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, Event, rustls as tls};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event, ServerError, rustls as tls};
 use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
@@ -23,14 +24,18 @@ use crate::config::{
 /// removed peer could lose stored messages before 2.12.3.
 pub const MIN_VERSION: &str = "2.12.3";
 
+/// How the server begins the error about a subscription or a message that the user may not make.
+const REFUSAL: &str = "Permissions Violation";
+
 /// Opens a connection. `connected` is called each time it is established, with `true` if the broker
-/// was down before.
+/// was down before. `refused` gets what the server says when it refuses a subscription or a message.
 pub(super) async fn open(
     options: &Options,
     access: &BrokerAccess,
     purpose: &str,
     capacity: usize,
     connected: impl Fn(bool) + Send + Sync + 'static,
+    refused: &watch::Sender<Option<String>>,
     deadline: Instant,
 ) -> Result<Client, NatsError> {
     let url = options.url.expose_secret();
@@ -50,6 +55,7 @@ pub(super) async fn open(
         let started = Instant::now();
         let connected = Arc::clone(&connected);
         let was_down = Arc::clone(&was_away);
+        let refused = refused.clone();
         let settings = secured
             .clone()
             .name(format!("{} {purpose}", options.name))
@@ -62,6 +68,11 @@ pub(super) async fn open(
             })
             .event_callback(move |event| {
                 log_event(&event);
+                if let Event::ServerError(ServerError::Other(error)) = &event
+                    && error.starts_with(REFUSAL)
+                {
+                    refused.send_replace(Some(error.clone()));
+                }
                 if matches!(event, Event::Connected) {
                     // After the first time, this event follows an interruption.
                     connected(was_down.swap(true, Ordering::Relaxed));

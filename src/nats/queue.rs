@@ -129,8 +129,12 @@ impl Queue {
         if let Some(known) = self.known_to_log(job, submission).await? {
             return Ok(Some(known));
         }
-        let queued = self.log.queued(job).await?;
-        Ok(queued.map(|queued| same_or_other(queued == QueuedJob::new(job, submission))))
+        if let Some(queued) = self.log.queued(job).await? {
+            let is_same = queued == QueuedJob::new(job, submission);
+            return Ok(Some(same_or_other(is_same)));
+        }
+        // Between the two reads, the job may have got its first event, ended and left the queue.
+        self.known_to_log(job, submission).await
     }
 
     /// Whether a server that leads the queue, or believes that it does, has the job in it.

@@ -1,5 +1,6 @@
 //! How an attempt ended: one line in the log that says why, and the numbers for metrics. It never
-//! contains a job's input or output.
+//! contains a job's input or output. A program's stderr, and what a backend writes into the message of
+//! its failure, are neither.
 
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ impl AttemptReport {
         match last {
             Body::Failed(failure) => Self::Failed {
                 code: failure.code.clone(),
-                message: failure.message.clone(),
+                message: without_output(&failure.code, &failure.message).to_owned(),
             },
             Body::Retrying { code, .. } if *code == FailureCode::HandedBack => Self::HandedBack,
             Body::Retrying {
@@ -56,7 +57,7 @@ impl AttemptReport {
                 delay_ms,
             } => Self::Retried {
                 code: code.clone(),
-                message: message.clone(),
+                message: without_output(code, message).to_owned(),
                 delay_ms: *delay_ms,
             },
             Body::Cancelled {} => Self::Cancelled,
@@ -81,6 +82,16 @@ impl AttemptReport {
             Self::Superseded => ("superseded", None),
             Self::Abandoned(_) => ("abandoned", None),
         }
+    }
+}
+
+/// The part of a failure's message that may be logged: after its first line, that of bad output quotes
+/// the output.
+fn without_output<'a>(code: &str, message: &'a str) -> &'a str {
+    if code == FailureCode::BadOutput.as_str() {
+        message.lines().next().unwrap_or_default()
+    } else {
+        message
     }
 }
 
@@ -162,5 +173,27 @@ mod tests {
             finish_reason: None,
         };
         assert_eq!(AttemptReport::of(&done), AttemptReport::Done);
+    }
+
+    #[test]
+    fn only_the_first_line_about_bad_output_is_reported() {
+        let message = |code: FailureCode| {
+            let failure = JobFailure {
+                code: code.into(),
+                message: "why\nmore".into(),
+                retryable: false,
+            };
+            match AttemptReport::of(&Body::Failed(failure)) {
+                AttemptReport::Failed { message, .. } => message,
+                other @ (AttemptReport::Done
+                | AttemptReport::Cancelled
+                | AttemptReport::Retried { .. }
+                | AttemptReport::HandedBack
+                | AttemptReport::Superseded
+                | AttemptReport::Abandoned(_)) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(message(FailureCode::BadOutput), "why");
+        assert_eq!(message(FailureCode::ExitStatus), "why\nmore");
     }
 }

@@ -115,6 +115,7 @@ async fn doctor_finds_a_user_who_lacks_a_permission() {
         r#"authorization { users: [
             { user: "all", password: "all" }
             { user: "mute", password: "mute", permissions: { publish: { deny: ["tw.ready"] } } }
+            { user: "deaf", password: "deaf", permissions: { subscribe: { deny: ["$JS.EVENT.ADVISORY.>"] } } }
         ] }"#,
     );
     let addr = broker.addr(0);
@@ -124,11 +125,21 @@ async fn doctor_finds_a_user_who_lacks_a_permission() {
     run("all", "setup --max-bytes 1048576").await.prints();
     let ran = run("all", "doctor").await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    let ran = run("mute", "doctor").await;
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let advice = "FAIL  permissions: a subscription receives nothing\n      \
-                  Allow this user to subscribe to and publish on what nats/README.md lists.\n";
-    assert!(ran.out.contains(advice), "{ran:?}");
+    let advice = "Allow this user to subscribe to and publish on what nats/README.md lists.";
+    for (user, found) in [
+        ("mute", "a subscription receives nothing\n"),
+        // The server refuses this subscription without answering it.
+        (
+            "deaf",
+            "Permissions Violation for Subscription to \"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.TW_CHUNKS_",
+        ),
+    ] {
+        let ran = run(user, "doctor").await;
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let found = format!("FAIL  permissions: {found}");
+        assert!(ran.out.contains(&found), "{ran:?}");
+        assert!(ran.out.contains(advice), "{ran:?}");
+    }
 }
 
 #[tokio::test]

@@ -247,7 +247,7 @@ async fn clients_of_socketio_that_poll_count_as_connections_of_their_address() {
         format!("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: {addr}\r\n\r\n");
     let answers = pipelined(&addr, handshake.as_bytes(), 200).await;
     let taken = answers.matches("HTTP/1.1 200").count();
-    let refused = answers.matches(r#""code":"overloaded""#).count();
+    let refused = answers.matches(r#""code":"rate_limited""#).count();
     // The connection that sends these requests has a slot, too.
     assert_eq!((taken, refused), (112, 88));
     system.end().await;
@@ -305,7 +305,7 @@ async fn a_websocket_behind_a_trusted_proxy_counts_for_its_client() {
         }
         held.push(socket);
     };
-    assert_eq!(refused, "503 overloaded");
+    assert_eq!(refused, "429 rate_limited");
     // Three quarters of 150. Connections that have just been upgraded may still count twice.
     assert!((100..=112).contains(&held.len()), "{}", held.len());
     let other = upgrade("198.51.100.2");

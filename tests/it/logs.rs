@@ -86,6 +86,27 @@ async fn each_attempt_that_does_not_succeed_is_one_line_that_says_why() {
 }
 
 #[tokio::test]
+async fn a_line_of_output_that_is_not_json_is_in_the_failure_and_not_in_the_log() {
+    let system = System::on(Broker::shared_one()).await;
+    let of_exec = ["--format", "ndjson"];
+    let worker = LoggingWorker::start_with(&system, "echo output-secret", &[], &of_exec);
+    system.kind_is_known().await;
+    let job = system.submit("bad", json!(null)).await;
+    let line = worker.line("bad", "failed").await;
+    let reason = "line 1 of the output is not JSON: expected value at column 1";
+    assert_line(
+        &line,
+        "WARN",
+        &json!({"attempt": 1, "code": "bad_output", "reason": reason}),
+    );
+    let failure = system.ended(&job).await.error.unwrap();
+    assert_eq!(failure.message, format!("{reason}\noutput-secret"));
+    let text = worker.text();
+    assert!(!text.contains("output-secret"), "{text}");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_lost_its_job_logs_that_it_was_superseded() {
     let system = System::on(Broker::shared_one()).await;
     let first = LoggingWorker::start(&system, SCRIPT, &["--ack-wait", "2s"]);

@@ -57,6 +57,12 @@ const TASKS: &str = r#"
             yield Data(state)
     if task == "code":
         raise Failed("no such city", code="no_city")
+    if task == "own-code":
+        raise Failed("no such city", code="handed_back")
+    if task == "own-code-later":
+        failed = Failed("no such city")
+        failed.code = "handed_back"
+        raise failed
     if task == "parts":
         yield Reasoning("hm")
         yield Data({"city": "Bern"})
@@ -369,7 +375,7 @@ async fn each_python_attempt_that_does_not_succeed_is_one_line_that_says_why() {
     let stderr = std::fs::File::create(log.path()).unwrap();
     let settings = "concurrency=4, ack_wait=2, grace=0, retry_delay=0.05";
     let mut first = PythonWorker::start_logging(&system, TASKS, settings, stderr).await;
-    for task in ["raise", "retry"] {
+    for task in ["raise", "own-code", "own-code-later", "retry"] {
         let job = system.submit(task, json!(task)).await;
         system.ended(&job).await;
     }
@@ -397,6 +403,8 @@ async fn each_python_attempt_that_does_not_succeed_is_one_line_that_says_why() {
     let text = text();
     for line in [
         "WARNING failed job=raise kind=demo attempt=1 code=exception reason='ValueError: no such city' duration=",
+        "WARNING failed job=own-code kind=demo attempt=1 code=exception reason=\"ValueError: the code handed_back is the worker's own: such an attempt would not count\" duration=",
+        "WARNING failed job=own-code-later kind=demo attempt=1 code=handed_back reason='no such city' duration=",
         "WARNING to be retried job=retry kind=demo attempt=1 code=retry reason='try again' duration=",
         "WARNING to be retried job=retry kind=demo attempt=2 code=retry reason='try again' duration=",
         "INFO done job=retry kind=demo attempt=3 ",

@@ -1,12 +1,14 @@
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tailwater::nats::EventWriter;
+use tailwater::nats::{EventWriter, Reader};
+use tailwater::source::{At, EventSource as _, Replica};
 use tailwater::wire::{Body, Channel, JobId};
 use tokio::time::{Duration, timeout};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen};
 use crate::support::system::System;
+use crate::support::within;
 
 /// Writes `count` chunks of a job, each after one of another job of the same shard. The text of
 /// every chunk is its number.
@@ -104,5 +106,38 @@ async fn a_watch_after_a_number_finds_it_among_gaps_and_undecodable_messages() {
     }
     let seen = after(&system, "odd", 70).await;
     assert_eq!((&seen.missing, seen.last), (&vec![(71, 100)], 301));
+    system.end().await;
+}
+
+/// The reader looks at each stream sequence while its message is on its way to the stream.
+#[tokio::test]
+async fn a_message_that_is_being_stored_is_never_reported_as_removed() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
+    let job: JobId = "races".parse().unwrap();
+    let subject = system.names().chunks(0, &job);
+    let context = system.jetstream().await;
+    for stream_seq in 1..=300 {
+        let store = async {
+            let stored = context.publish(subject.clone(), "x".into()).await.unwrap();
+            stored.await.unwrap();
+        };
+        let look = async {
+            loop {
+                match reader.at(&job, stream_seq, Replica::Leader).await.unwrap() {
+                    At::NotYet => {}
+                    At::Other => return,
+                    found @ (At::Event(_) | At::Removed) => panic!("{stream_seq}: {found:?}"),
+                }
+            }
+        };
+        within("a message", async { tokio::join!(store, look) }).await;
+    }
+    let removed = system.names().chunks_stream(0);
+    system.remove(&removed, &subject).await;
+    let found = reader.at(&job, 7, Replica::Leader).await.unwrap();
+    assert!(matches!(found, At::Removed), "{found:?}");
     system.end().await;
 }

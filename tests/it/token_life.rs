@@ -3,13 +3,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use futures_util::StreamExt as _;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tailwater::auth::{Expected, KeySet, Revocation, StaticTokens, TokenKeys};
 use tailwater::edge::{EdgeSettings, Gate, KeySource, SubjectLimits};
-use tailwater::nats::{AuthBucket, Nats};
+use tailwater::nats::{AuthBucket, Nats, RevocationChange};
 use tailwater::wire::{Body, Channel, Submission};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,12 +18,13 @@ use tokio::time::Instant;
 use crate::support::broker::Broker;
 use crate::support::http::http;
 use crate::support::http_server::{Exchange, Server};
+use crate::support::link::{Flow, Link};
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System};
 use crate::support::tokens::{
     SIGNING, Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token,
 };
-use crate::support::{assert_within, until};
+use crate::support::{assert_within, until, within};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
@@ -824,5 +826,47 @@ async fn the_key_set_is_read_for_all_even_if_the_first_client_disconnects() {
     release.notify_one();
     assert_eq!(status(&edge, "/api/jobs/j1", &token).await, 200);
     assert_eq!(server.requests().len(), 2);
+    system.end().await;
+}
+
+/// An operator removes the revocations while the answer to the watch's question whether there are
+/// any is on its way.
+#[tokio::test]
+async fn a_watch_is_complete_when_the_revocations_are_removed_while_it_begins() {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let near = Nats::connect(&system.options).await.unwrap();
+    let bucket = AuthBucket::open(&near).await.unwrap();
+    let revocation = Revocation::Sub("a".into());
+    bucket.revoke(&revocation, 1).await.unwrap();
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    let far = Nats::connect(&far.options).await.unwrap();
+    let watched = AuthBucket::open(&far).await.unwrap();
+    let stream = system.names().auth_stream();
+    let client = system.client().await;
+    let info = format!("$JS.API.STREAM.INFO.{stream}");
+    let mut asked = client.subscribe(info).await.unwrap();
+    // Once a request is answered, the subscription is active.
+    client.request("$JS.API.INFO", "".into()).await.unwrap();
+    link.set(Flow::Late(Duration::from_secs(1)));
+    let complete = Notify::new();
+    let watch = watched.watch_revocations(|change| {
+        if change == RevocationChange::Complete {
+            complete.notify_one();
+        }
+    });
+    let remove = async {
+        within("a request", asked.next()).await.unwrap();
+        link.set(Flow::Silent);
+        let revoked = format!("$KV.{}.revoked.>", system.names().auth_bucket());
+        system.remove(&stream, &revoked).await;
+        link.set(Flow::Open);
+        within("a complete watch", complete.notified()).await;
+    };
+    tokio::select! {
+        ended = watch => panic!("{ended:?}"),
+        () = remove => {}
+    }
     system.end().await;
 }

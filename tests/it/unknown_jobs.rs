@@ -1,12 +1,17 @@
 //! Watches of unknown jobs: they cost little, and one that starts before its job gets the whole
-//! job.
+//! job. A job that starts and ends while it is looked up is not unknown.
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::json;
+use tailwater::nats::{CancelOutcome, Features, Log, Nats, Queue, QueueUsage, SubmitOutcome};
+use tailwater::wire::{JobId, Submission};
+use tokio::time::Duration;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen};
 use crate::support::http::stats;
+use crate::support::link::{Flow, Link};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::{eventually, within};
@@ -76,4 +81,69 @@ async fn watching_unknown_ids_is_cheap(broker: &Broker) {
     .await;
     drop(edge);
     system.end().await;
+}
+
+/// What `look` finds about a job that is submitted, ends and leaves the queue after `look` has asked
+/// for its empty log this many times, and before it asks the queue.
+async fn found_while_it_runs<T>(
+    job: &JobId,
+    input: &Submission,
+    times: usize,
+    look: impl AsyncFnOnce(&Queue) -> T,
+) -> T {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    system.demo().await;
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    let nats = within("a connection", Nats::connect(&far.options)).await;
+    let nats = nats.unwrap();
+    let queue = Queue::new(Log::open(&nats).await.unwrap());
+    let shard = job.shard(system.log.shards());
+    let stream = system.names().chunks_stream(shard);
+    let client = system.client().await;
+    let gets = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let mut gets = client.subscribe(gets).await.unwrap();
+    // Once a request is answered, the subscription is active.
+    let info = format!("$JS.API.STREAM.INFO.{stream}");
+    client.request(info, "".into()).await.unwrap();
+    // The answer to the last request is on its way while the job runs.
+    link.set(Flow::Late(Duration::from_secs(1)));
+    let run = async {
+        for _ in 0..times {
+            within("a read of the log", gets.next()).await.unwrap();
+        }
+        link.set(Flow::Silent);
+        system.submit_with(job.as_str(), input.clone()).await;
+        system.leaves_queue(job).await;
+        link.set(Flow::Open);
+    };
+    let (found, ()) = tokio::join!(look(&queue), run);
+    nats.close().await;
+    system.end().await;
+    found
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_a_cancel_looks_it_up_is_not_unknown() {
+    let job = "short".parse().unwrap();
+    let input = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
+    let cancel = async |queue: &Queue| queue.cancel(&job, None).await.unwrap();
+    let found = found_while_it_runs(&job, &input, 2, cancel).await;
+    assert_eq!(found, CancelOutcome::Ended);
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_it_is_submitted_to_a_full_queue_is_found() {
+    let job = "short".parse().unwrap();
+    let input = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
+    let full = QueueUsage {
+        jobs: u64::MAX,
+        bytes: 0,
+        bytes_max: 0,
+        features: Features::ALL,
+    };
+    let submit = async |queue: &Queue| queue.submit_if_room(&job, &input, &full).await.unwrap();
+    let found = found_while_it_runs(&job, &input, 1, submit).await;
+    assert_eq!(found, SubmitOutcome::Same);
 }

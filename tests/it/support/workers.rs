@@ -77,6 +77,11 @@ pub struct LoggingWorker {
 impl LoggingWorker {
     /// Starts it with this script and these flags.
     pub fn start(system: &System, script: &str, flags: &[&str]) -> Self {
+        Self::start_with(system, script, flags, &[])
+    }
+
+    /// Starts it with this script and these flags, and these of `exec`.
+    pub fn start_with(system: &System, script: &str, flags: &[&str], of_exec: &[&str]) -> Self {
         let log = NamedTempFile::new().unwrap();
         let flags = [
             &["--kind", "demo", "--retry-delay", "20ms", "--log-json"],
@@ -84,7 +89,8 @@ impl LoggingWorker {
         ]
         .concat();
         let mut args = system.command(&["worker"], &flags);
-        args.extend(["exec", "--", "sh", "-c", script].map(str::to_owned));
+        let exec = [&["exec"], of_exec, &["--", "sh", "-c", script]].concat();
+        args.extend(exec.into_iter().map(str::to_owned));
         let process = Process::start_with(args, &[], File::create(log.path()).unwrap());
         Self { process, log }
     }

@@ -227,7 +227,7 @@ class Attempt:
     def _report(self, end: End) -> None:
         type, fields = end
         what, code, reason = OUTCOMES[type], fields.get("code"), fields.get("message")
-        if code == "handed_back":
+        if type == "job:retrying:v1" and code == "handed_back":
             what = "handed back"
         elif end == CANCELLED:
             code, reason = "cancelled", "the job was cancelled"

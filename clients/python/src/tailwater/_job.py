@@ -35,9 +35,7 @@ class Retry(Exception):
         super().__init__(message)
         if after is not None and not 0 <= after < math.inf:
             raise ValueError(f"a pause has 0 or more seconds, not {after}")
-        if code == "handed_back":
-            raise ValueError("the code handed_back is the worker's own: such an attempt would not count")
-        self.after, self.code = after, code
+        self.after, self.code = after, _free(code)
 
 
 class Failed(Exception):
@@ -47,7 +45,14 @@ class Failed(Exception):
 
     def __init__(self, message: str, *, code: str = "failed") -> None:
         super().__init__(message)
-        self.code = code
+        self.code = _free(code)
+
+
+def _free(code: str) -> str:
+    """A code that a function may choose."""
+    if code == "handed_back":
+        raise ValueError("the code handed_back is the worker's own: such an attempt would not count")
+    return code
 
 
 @dataclass
