@@ -114,6 +114,9 @@ RUSTDOCFLAGS="-D warnings" bounded 1800 cargo doc --no-deps --locked
 say "the demonstration"
 bounded 1800 scripts/run-demo.sh --check | tail -n 4
 
+say "the shipped configuration of Prometheus beside a running edge and workers"
+bounded 1800 scripts/observe-test.sh
+
 say "autobahntestsuite, in .tools/: WebSocket conformance"
 bounded 2400 scripts/autobahn.sh || {
   (($? == 77)) || die "the edge's WebSockets do not conform, or the tests did not run."
@@ -127,6 +130,8 @@ say "cargo test --doc"
 bounded 1800 cargo test --locked --doc
 
 say "cargo test"
+# Most tests of a real server wait more than they compute.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
 # The tests run the examples as programs.
 bounded 1800 cargo build --locked --examples
 # Without doc tests, which ran above: the last line counts tests.

@@ -36,8 +36,7 @@ TAILWATER = ("tailwater", "tailwater-sse")
 MAIN = (FLOOR, "tailwater", "durable-streams", "socketio")
 # A load is held if every event arrives, and 99 of 100 within this time.
 HELD_MS = 100
-# An edge has a thread for each core by default. Where time counts, and not CPU time, it is measured so: the server of Durable
-# Streams has them, too.
+# An edge has a thread for each core by default. The most that it holds is measured so.
 BOTH_CORES = ("--threads", "2")
 
 
@@ -164,7 +163,7 @@ def storm(name, text, load, **more):
         Figure(f"{text}: s", if_complete(lambda report: report["delay_ms"]["max"] / 1000), 2, otherwise="lost events"),
         Figure("its CPU, s", if_complete(lambda report: report["cost"]["edge_cpu_s"]), 2, otherwise=""),
     ]
-    return Cell(name, load, load, figures, needs_history=True, tailwater=BOTH_CORES, **more)
+    return Cell(name, load, load, figures, needs_history=True, **more)
 
 
 def growth(name, *steps):

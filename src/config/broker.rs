@@ -31,7 +31,7 @@ pub const READY_WAIT: Duration = Duration::from_secs(2);
 /// How long such an answer is reused, so that frequent probes cost nothing.
 pub const READY_AGE: Duration = Duration::from_secs(1);
 /// How long the client library may take to pass on a refusal that it has received.
-pub const REFUSAL_WAIT: Duration = Duration::from_millis(300);
+pub const BROKER_REFUSAL_WAIT: Duration = Duration::from_millis(300);
 
 /// The shortest time that a follower in nats-server waits after its leader's last heartbeat before
 /// it starts an election (`minElectionTimeoutDefault` in `raft.go`; leaders send a heartbeat every

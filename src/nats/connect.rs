@@ -19,7 +19,7 @@ use super::names::Names;
 use super::open::{check_version, open};
 use super::options::Options;
 use super::ready::Readiness;
-use crate::config::{LIVE_CAPACITY, REFUSAL_WAIT, REPLAY_CAPACITY, REQUEST_WAIT, RETRY_MAX};
+use crate::config::{BROKER_REFUSAL_WAIT, LIVE_CAPACITY, REPLAY_CAPACITY, REQUEST_WAIT, RETRY_MAX};
 use crate::metrics::{Exposition, catalog};
 use crate::wire::limits::{MESSAGE_HEADERS_MAX, STREAM_MESSAGE_MAX};
 
@@ -158,7 +158,7 @@ impl Nats {
     pub async fn refusal(&self) -> Option<String> {
         let mut refused = self.refused.clone();
         // The client library has received it, but passes it on from a task of its own.
-        let waited = timeout(REFUSAL_WAIT, refused.wait_for(Option::is_some)).await;
+        let waited = timeout(BROKER_REFUSAL_WAIT, refused.wait_for(Option::is_some)).await;
         waited.ok()?.ok()?.clone()
     }
 

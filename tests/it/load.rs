@@ -1,3 +1,4 @@
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use crate::support::broker::Broker;
 use crate::support::client::Seen;
 use crate::support::http::stats;
+use crate::support::process::Process;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
 use crate::support::{assert_within, until, within};
@@ -232,9 +234,12 @@ async fn a_scan_over_large_events_is_never_cut_off() {
 const LOADED: u64 = 32 * 1024;
 
 #[tokio::test]
-async fn memory_goes_back_to_the_system_when_clients_and_feeds_have_gone() {
+async fn an_edge_whose_allocator_returns_memory_at_once_keeps_none_of_clients_that_have_gone() {
     let system = System::on(Broker::shared_one()).await;
-    let (edge, addr) = system.edge_process(&[]).await;
+    let edge = system.command(&["edge"], &["--listen", "127.0.0.1:0"]);
+    let at_once = [("MIMALLOC_PURGE_DELAY", "0")];
+    let mut edge = Process::start_with(edge, &at_once, Stdio::inherit());
+    let addr = edge.says("ready http://").await;
     // Clients watch this many jobs, each with 12 events of 8 kB, and disconnect. Returns the memory
     // that the edge then holds for their feeds, in KiB.
     let load = async |jobs: u64| {

@@ -129,7 +129,7 @@ async fn a_job_that_ends_while_a_cancel_looks_it_up_is_not_unknown() {
     let job = "short".parse().unwrap();
     let input = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
     let cancel = async |queue: &Queue| queue.cancel(&job, None).await.unwrap();
-    let found = found_while_it_runs(&job, &input, 2, cancel).await;
+    let found = Box::pin(found_while_it_runs(&job, &input, 2, cancel)).await;
     assert_eq!(found, CancelOutcome::Ended);
 }
 
@@ -144,6 +144,6 @@ async fn a_job_that_ends_while_it_is_submitted_to_a_full_queue_is_found() {
         features: Features::ALL,
     };
     let submit = async |queue: &Queue| queue.submit_if_room(&job, &input, &full).await.unwrap();
-    let found = found_while_it_runs(&job, &input, 1, submit).await;
+    let found = Box::pin(found_while_it_runs(&job, &input, 1, submit)).await;
     assert_eq!(found, SubmitOutcome::Same);
 }
