@@ -171,6 +171,10 @@ async fn examine(nats: &Nats, wait: Duration) -> Vec<Check> {
     let report = match nats.inspect().await {
         Ok(report) => report,
         Err(error) => {
+            // The server does not answer a request that it refuses.
+            if let Some(refusal) = nats.refusal().await {
+                return vec![ok("permissions", refusal).fail(PERMISSIONS)];
+            }
             let advice = "Enable JetStream in the server's configuration. If it is enabled, allow this user \
                 to publish on $JS.API.> and to subscribe to its inbox.";
             return vec![ok("server", error.to_string()).fail(advice)];

@@ -154,7 +154,7 @@ impl Nats {
 
     /// What the server says about a subscription or a message that it refused because of the user's
     /// permissions, if there was one. The server reports a refusal before it answers later requests:
-    /// ask once [`Self::is_answering`] has returned.
+    /// ask once [`Self::is_answering`] has returned, or a request was not answered in time.
     pub async fn refusal(&self) -> Option<String> {
         let mut refused = self.refused.clone();
         // The client library has received it, but passes it on from a task of its own.

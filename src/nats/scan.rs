@@ -5,6 +5,7 @@
 mod pass;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::panicking;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
@@ -54,7 +55,7 @@ struct QueueState {
     readers: Vec<ScanReader>,
     /// How many replays read their last segments.
     expected: usize,
-    /// What the task that runs passes holds, if there is one.
+    /// The mark of the task that runs passes, if there is one.
     running: Weak<()>,
 }
 
@@ -77,6 +78,24 @@ impl Drop for ExpectedReader {
     }
 }
 
+/// What the task that runs passes holds until it ends. A panic closes the mailboxes of the readers
+/// that wait, too: nobody would serve them before the next reader.
+#[derive(Debug)]
+struct RunningPasses {
+    queue: Arc<ScanQueue>,
+    _mark: Arc<()>,
+}
+
+impl Drop for RunningPasses {
+    fn drop(&mut self) {
+        if panicking() {
+            let mut state = self.queue.lock();
+            state.running = Weak::new();
+            state.readers.clear();
+        }
+    }
+}
+
 impl ScanQueue {
     fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -84,16 +103,19 @@ impl ScanQueue {
 
     /// Adds a reader. If no task runs passes, the caller starts one, which holds the result until it
     /// ends, also by a panic.
-    fn add(&self, reader: ScanReader) -> Option<Arc<()>> {
+    fn add(self: &Arc<Self>, reader: ScanReader) -> Option<RunningPasses> {
         let mut state = self.lock();
         state.readers.push(reader);
         self.changed.notify_one();
         if state.running.strong_count() > 0 {
             return None;
         }
-        let running = Arc::new(());
-        state.running = Arc::downgrade(&running);
-        Some(running)
+        let mark = Arc::new(());
+        state.running = Arc::downgrade(&mark);
+        Some(RunningPasses {
+            queue: Arc::clone(self),
+            _mark: mark,
+        })
     }
 
     /// Removes and returns the waiting readers. Without any, the task that runs passes ends.
@@ -328,6 +350,11 @@ impl SharedScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nats::mailbox::NoMail;
+    use futures_util::FutureExt as _;
+    use std::future::poll_fn;
+    use std::panic::{AssertUnwindSafe, resume_unwind};
+    use std::task::Poll;
     use std::time::Duration;
     use tokio::time::sleep;
 
@@ -365,28 +392,38 @@ mod tests {
     }
 
     #[test]
-    fn after_a_panic_of_the_task_that_runs_passes_the_next_reader_starts_another() {
-        let queue = ScanQueue::default();
+    fn after_a_panic_in_a_pass_nobody_waits_and_the_next_reader_starts_another_task() {
+        let queue = Arc::new(ScanQueue::default());
         let add = || {
-            let (sender, _mailbox) = mailbox();
+            let (sender, received) = mailbox();
             let request = ScanRequest {
                 job: "j".parse().unwrap(),
                 stream_seq: 1,
                 until: None,
             };
-            queue.add(ScanReader::new(request, sender, Budget::unlimited()))
+            let reader = ScanReader::new(request, sender, Budget::unlimited());
+            (queue.add(reader), received)
         };
-        let first = add();
-        assert!(first.is_some() && add().is_none());
-        drop(first);
-        let second = add();
-        assert!(second.is_some() && add().is_none());
-        assert_eq!(queue.next_readers().len(), 4);
-        assert!(add().is_none(), "the task runs another pass");
+        let (first, _received) = add();
+        let (none, mut waits) = add();
+        assert!(first.is_some() && none.is_none());
+        assert!(waits.take().now_or_never().is_none());
+        let task = async move {
+            poll_fn(|_| -> Poll<()> { resume_unwind(Box::new("a bug")) }).await;
+            drop(first);
+        };
+        let ended = AssertUnwindSafe(task).catch_unwind().now_or_never();
+        assert!(ended.unwrap().is_err());
+        let taken = waits.take().now_or_never();
+        assert!(matches!(taken, Some(Err(NoMail::Closed))));
+        let (second, _received) = add();
+        assert!(second.is_some() && add().0.is_none());
+        assert_eq!(queue.next_readers().len(), 2);
+        assert!(add().0.is_none(), "the task runs another pass");
         assert_eq!(queue.next_readers().len(), 1);
         // It ends once it finds none.
         assert!(queue.next_readers().is_empty());
-        assert!(add().is_some());
+        assert!(add().0.is_some());
     }
 
     #[test]

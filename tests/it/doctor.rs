@@ -115,6 +115,7 @@ async fn doctor_finds_a_user_who_lacks_a_permission() {
         r#"authorization { users: [
             { user: "all", password: "all" }
             { user: "mute", password: "mute", permissions: { publish: { deny: ["tw.ready"] } } }
+            { user: "unasked", password: "unasked", permissions: { publish: { deny: ["$JS.API.INFO"] } } }
             { user: "deaf", password: "deaf", permissions: { subscribe: { deny: ["$JS.EVENT.ADVISORY.>"] } } }
         ] }"#,
     );
@@ -128,7 +129,11 @@ async fn doctor_finds_a_user_who_lacks_a_permission() {
     let advice = "Allow this user to subscribe to and publish on what nats/README.md lists.";
     for (user, found) in [
         ("mute", "a subscription receives nothing\n"),
-        // The server refuses this subscription without answering it.
+        // The server refuses these without answering them.
+        (
+            "unasked",
+            "Permissions Violation for Publish to \"$JS.API.INFO\"\n",
+        ),
         (
             "deaf",
             "Permissions Violation for Subscription to \"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.TW_CHUNKS_",

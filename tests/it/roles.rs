@@ -76,6 +76,9 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
         .run("setup", "setup --max-bytes 1048576 --kind other")
         .await
         .prints();
+    let ran = accounts.run("observer", "doctor").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    accounts.run("observer", "kinds").await.prints();
     // A new kind is declared by its first worker.
     for kind in ["worker", "worker-demo"] {
         let mut worker = Process::start(accounts.command(kind, "worker --kind demo demo"));
@@ -338,6 +341,7 @@ const ALLOWED: &str = "
     worker      pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
     worker      sub  _INBOX.tw.worker.demo.x
     observer    pub  $JS.API.STREAM.MSG.GET.TW_CHUNKS_0
+    observer    pub  $JS.API.INFO
     observer    sub  tw.live.3.job
     setup       pub  $JS.API.STREAM.INFO.TW_CHUNKS_3
 ";

@@ -33,7 +33,7 @@ pub fn role_of(command: &str) -> Role {
         "setup" => Role::Setup,
         "edge" | "submit" | "cancel" | "purge" => Role::Edge,
         "worker" | "import" => Role::Worker(None),
-        "tail" | "state" | "jobs" | "export" | "top" => Role::Observer,
+        "tail" | "state" | "jobs" | "kinds" | "export" | "top" | "doctor" => Role::Observer,
         _ => Role::All,
     }
 }
