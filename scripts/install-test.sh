@@ -3,8 +3,10 @@
 # from the start of the installation to the job's whole text in less than 60 s. Needs python3 with venv, npm, curl, and for
 # the image docker. Prints a line per check, and the counts as the last line.
 #   --image        also builds the image of the Dockerfile (takes minutes), and runs an edge and a worker from it
-#   --only NAME    only this one: archive, wheel, uvx, npm, npx, image
+#   --only NAME    only this one: archive, wheel, uvx, npm, npx, arm64, image
 #   IMAGE_BUILD_NETWORK=host   builds in the host's network, if the default network reaches no package registry
+# What `scripts/release.sh --arm64` has built for arm64 runs in an emulator, if qemu-aarch64-static is there (in Debian's
+# package qemu-user-static).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/wait.sh
@@ -28,7 +30,9 @@ done
 for program in python3 npm curl; do command -v "$program" >/dev/null || die "$program is missing."; done
 
 scratch=$(mktemp -d)
-passed=0 failed=0 up=''
+passed=0 failed=0 skipped=0
+# The process groups of `up` and of a NATS server, while they run.
+up='' server=''
 # All containers of this run have it.
 readonly label=tailwater-install-test=$$
 
@@ -42,16 +46,17 @@ group_has_ended() {
     [[ $group != "$1" || $state == [ZX] ]] || return 1
   done
 }
-# Ends `up` and all that it started; returns 1 if SIGTERM was not enough.
-stop_up() {
-  [[ -n $up ]] || return 0
+# stop VARIABLE: ends the process group that the variable has, if any; returns 1 if SIGTERM was not enough.
+stop() {
+  local -n leader=$1
+  [[ -n $leader ]] || return 0
   local code=0
   # The whole group, as a terminal does with Ctrl-C: npx does not pass signals on.
-  kill -TERM -- "-$up" 2>/dev/null || true
-  until_true 30 group_has_ended "$up" || code=1
-  kill -KILL -- "-$up" 2>/dev/null || true
-  wait "$up" 2>/dev/null || true
-  up=''
+  kill -TERM -- "-$leader" 2>/dev/null || true
+  until_true 30 group_has_ended "$leader" || code=1
+  kill -KILL -- "-$leader" 2>/dev/null || true
+  wait "$leader" 2>/dev/null || true
+  leader=''
   return "$code"
 }
 remove_containers() {
@@ -64,17 +69,19 @@ finish() {
   local code=$?
   trap '' INT TERM HUP
   remove_containers
-  stop_up || true
+  stop up || true
+  stop server || true
   rm -rf "$scratch"
   ((code == 0 || failed > 0)) || failed=$((failed + 1))
   # Always the last line.
-  printf '%d passed, %d failed\n' "$passed" "$failed"
+  printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
 fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
+skip() { skipped=$((skipped + 1)); printf 'skip  %s\n' "$*"; }
 
 readonly input='{"words": 8, "rate": 20, "seed": 1}'
 # What the demo backend answers; every installation must print the same.
@@ -109,7 +116,7 @@ runs_a_job() {
   set +m
   if ! until_true 60 is_ready_or_ended || [[ -z $edge ]]; then
     fail "$name: tailwater up: $(tail -n 3 up.err)"
-    stop_up || true
+    stop up || true
     return
   fi
   nats=$(sed -n 's/^nats //p' up.out)
@@ -119,7 +126,19 @@ runs_a_job() {
   else fail "$name: the job's text is ${text@Q}"; fi
   if ((took < 60000)); then pass "$name: in less than 60 s"; else fail "$name: it took $took ms"; fi
   if curl -sf --noproxy '*' --max-time 10 "$edge/readyz" >/dev/null; then pass "$name: the edge is ready"; else fail "$name: the edge is not ready"; fi
-  if stop_up; then pass "$name: SIGTERM ends it"; else fail "$name: it goes on after SIGTERM"; fi
+  if stop up; then pass "$name: SIGTERM ends it"; else fail "$name: it goes on after SIGTERM"; fi
+}
+
+# The file may be there before all of its text is.
+has_address() { nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])' 2>/dev/null); }
+# serves_nats COMMAND...: starts this NATS server with an empty store, and sets `nats` to its address.
+serves_nats() {
+  mkdir ports
+  set -m
+  "$@" -a 127.0.0.1 -p -1 --ports_file_dir ports -js -sd store >nats.log 2>&1 &
+  server=$!
+  set +m
+  until_true 60 has_address
 }
 
 # in_new_folder NAME: an empty folder and home, and `bin` in it.
@@ -162,9 +181,11 @@ if wanted archive; then
   if [[ -s bin/man1/tailwater-up.1 && -s bin/completions/tailwater.bash ]]; then pass "archive: manual pages and completions"; else fail "archive: no manual pages"; fi
   if python3 -c '
 import json, sys
-bom = json.load(open(sys.argv[1]))
-names = {component["name"] for component in bom["components"]}
-sys.exit(not (bom["bomFormat"] == "CycloneDX" and len(names) > 100 and {"async-nats", "tokio"} <= names))' "$(only_file '*.cdx.json')"
+for file in sys.argv[1:]:
+    bom = json.load(open(file))
+    names = {component["name"] for component in bom["components"]}
+    if not (bom["bomFormat"] == "CycloneDX" and len(names) > 100 and {"async-nats", "tokio"} <= names):
+        sys.exit(file)' "$files"/*.cdx.json
   then pass "archive: the list of crates is complete"; else fail "archive: the list of crates"; fi
   # The archive has no NATS server: `up` says how to get one, and finds it on PATH.
   advice=$(clean tailwater up --data-dir data 2>&1) || true
@@ -182,7 +203,7 @@ if wanted wheel; then
   started=$(now)
   python3 -m venv venv
   bin=$PWD/venv/bin
-  installs python -m pip install --quiet --disable-pip-version-check "$(only_file '*.whl')"
+  installs python -m pip install --quiet --disable-pip-version-check "$(only_file '*_x86_64.whl')"
   # Not on PATH, as a service manager would start it.
   bin=/usr/bin
   runs_a_job wheel "$started" "$PWD/venv/bin/tailwater"
@@ -222,6 +243,40 @@ if wanted npm; then
   if clean node --input-type=module -e 'import { connect } from "tailwater"; connect("http://127.0.0.1:1").close()'; then pass "npm: the client is in it"; else fail "npm: no client"; fi
 fi
 
+if wanted arm64; then
+  archive=$(only_file 'tailwater-*-linux-arm64.tar.gz')
+  if [[ ! -f $archive ]]; then
+    skip "arm64: scripts/release.sh was run without --arm64"
+  elif ! emulator=$(type -P qemu-aarch64-static); then
+    skip "arm64: qemu-aarch64-static is missing (Debian's package qemu-user-static)"
+  else
+    in_new_folder arm64
+    mkdir bin x64
+    tar -xzf "$archive" --strip-components 1 -C bin
+    tar -xzf "$(only_file 'tailwater-*-linux-x64.tar.gz')" --strip-components 1 -C x64
+    # It has no library of arm64, so only a static program runs.
+    version=$(clean "$emulator" bin/tailwater --version) || true
+    if [[ -n $version && $version == "$(clean x64/tailwater --version)" ]]; then pass "arm64: $version"; else fail "arm64: --version prints ${version@Q}"; fi
+    if diff --recursive --exclude=tailwater bin x64; then pass "arm64: the archive has the same texts"; else fail "arm64: the archive's texts differ"; fi
+    # As pip does on such a machine: it refuses wheels for another.
+    python3 -m venv venv
+    installs venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+      --platform manylinux_2_17_aarch64 --target wheel "$(only_file '*_aarch64.whl')"
+    if cmp bin/tailwater wheel/bin/tailwater; then pass "arm64: the wheel has this program"; else fail "arm64: the wheel has another program"; fi
+    # npm here refuses this package, as it should.
+    mkdir npm
+    tar -xzf "$(only_file 'tailwater-linux-arm64-*.tgz')" --strip-components 1 -C npm
+    if cmp bin/tailwater npm/bin/tailwater; then pass "arm64: the npm package has this program"; else fail "arm64: the npm package has another program"; fi
+    # `up` cannot start it: the emulator does not run the programs that a program starts.
+    if serves_nats "$emulator" npm/bin/nats-server; then
+      runs_a_job arm64 "$(now)" env "TAILWATER_NATS=$nats" "$emulator" "$PWD/bin/tailwater"
+    else
+      fail "arm64: the NATS server does not start: $(tail -n 3 nats.log)"
+    fi
+    stop server || fail "arm64: the NATS server goes on after SIGTERM"
+  fi
+fi
+
 if [[ -n $image ]] && wanted image; then
   in_new_folder image
   name=tailwater:install-test
@@ -234,16 +289,8 @@ if [[ -n $image ]] && wanted image; then
   if [[ $user == 10001:10001 ]]; then pass "image: it runs as $user"; else fail "image: it runs as ${user:-root}"; fi
   run=(docker run --rm --label "$label" --network host --read-only --cap-drop ALL --security-opt no-new-privileges --init)
   pass "image: $("${run[@]}" "$name" --version)"
-  data=$PWD/data
   NATS_SERVER=$("$root/scripts/nats-server.sh")
-  mkdir ports
-  set -m
-  "$NATS_SERVER" -a 127.0.0.1 -p -1 --ports_file_dir ports -js -sd "$data" >nats.log 2>&1 &
-  up=$!
-  set +m
-  # The file may be there before all of its text is.
-  has_address() { nats=$(python3 -c 'import glob, json; print(json.load(open(glob.glob("ports/*.ports")[0]))["nats"][0])' 2>/dev/null); }
-  until_true 30 has_address || { fail "image: the NATS server does not start: $(tail -n 3 nats.log)"; exit 1; }
+  serves_nats "$NATS_SERVER" || { fail "image: the NATS server does not start: $(tail -n 3 nats.log)"; exit 1; }
   timeout 60 "${run[@]}" "$name" setup --nats "$nats" >/dev/null
   "${run[@]}" --detach "$name" worker --nats "$nats" --kind demo demo >/dev/null
   "${run[@]}" --detach "$name" worker --nats "$nats" --kind words exec --format text -- \
@@ -253,7 +300,7 @@ if [[ -n $image ]] && wanted image; then
   text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind words --input '["b","a"]' --watch) || true
   if [[ $text == $'a\nb' ]]; then pass "image: a shell script as a worker"; else fail "image: the script's text is ${text@Q}"; fi
   remove_containers
-  stop_up || fail "image: the NATS server goes on after SIGTERM"
+  stop server || fail "image: the NATS server goes on after SIGTERM"
 fi
 
 ((failed == 0))

