@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tailwater::process_group::{Signal, kill_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -63,7 +64,8 @@ impl ThirdParty {
         let command = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = command
             .kill_on_drop(true)
             .spawn()
@@ -128,5 +130,14 @@ impl ThirdParty {
             &complaints[complaints.len().saturating_sub(3000)..]
         );
         said
+    }
+}
+
+/// Ends a client that failed, and what it has started.
+impl Drop for ThirdParty {
+    fn drop(&mut self) {
+        if let Some(pid) = self.child.id() {
+            let _ = kill_group(pid, Signal::KILL);
+        }
     }
 }
