@@ -212,6 +212,7 @@ async fn run(document: &str) {
                 }
                 // A machine that runs tests is slow.
                 script = script.replace("\nsleep 1\n", "\nsleep 5\n");
+                script = script.replace("\nsleep 2\n", "\nsleep 10\n");
                 let mut bash = Command::new("bash");
                 bash.args(["-euo", "pipefail", "-c", &script])
                     .current_dir(root());
