@@ -28,8 +28,8 @@ pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
 /// of their own, which large ones cannot use.
 pub const SMALL_BYTES: usize = 64 * 1024;
 /// How many bytes of large bodies that are arriving an edge holds: 16 of the largest. A flood of
-/// those that announce no length costs up to three times as much, because the allocator keeps the
-/// smaller buffers that they grew from, and ends after [`BODY_WAIT`](super::BODY_WAIT).
+/// them costs up to three times as much, because the allocator keeps the smaller buffers that they
+/// grew from, and ends after [`BODY_WAIT`](super::BODY_WAIT).
 pub const BODIES_BYTES: usize = 16 * 1024 * 1024;
 /// How many bytes of small bodies that are arriving an edge holds: thousands of typical ones.
 pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::FromRef;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -29,13 +29,7 @@ impl Bodies {
     pub(super) async fn read(&self, body: Body) -> Result<(Vec<u8>, SplitReservation), Problem> {
         let deadline = Instant::now() + BODY_WAIT;
         let mut reservation = self.0.empty(BODY_MAX);
-        // What is announced is allocated at once, since the allocator would keep the smaller buffers of one that grows.
-        // It becomes memory only as it is written to, which `held` follows.
-        let announced = body.size_hint().exact();
-        let announced = announced.and_then(|size| usize::try_from(size).ok());
-        let most = announced.map_or(BODY_MAX, |size| size.min(BODY_MAX));
-        let mut bytes = Vec::with_capacity(announced.map_or(0, |_| most));
-        let mut held = 0;
+        let mut bytes = Vec::new();
         let mut pieces = body.into_data_stream();
         loop {
             let piece = timeout_at(deadline.min(Instant::now() + BODY_STALL), pieces.next()).await;
@@ -47,10 +41,10 @@ impl Bodies {
             if size > BODY_MAX {
                 return Err(Code::TooLarge.into());
             }
-            if size > held {
-                held = size.max((held * 2).min(most));
-                reservation.resize(if held > TINY_BYTES { held } else { 0 })?;
-                bytes.reserve_exact(held.saturating_sub(bytes.len()));
+            if size > bytes.capacity() {
+                let capacity = size.max(bytes.capacity() * 2).min(BODY_MAX);
+                reservation.resize(if capacity > TINY_BYTES { capacity } else { 0 })?;
+                bytes.reserve_exact(capacity - bytes.len());
             }
             bytes.extend_from_slice(&piece);
         }
