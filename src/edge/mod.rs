@@ -120,7 +120,8 @@ pub async fn run(
     settings.gate.start(&nats, &tasks).await?;
     let reads = shared.memory().reads.clone();
     let reader = Reader::within(log.clone(), &tasks, reads).await?;
-    let hub = Hub::within(reader, tasks.clone(), shared.memory().feeds.clone());
+    let feeds = shared.memory().feeds.clone();
+    let hub = Hub::within(reader, tasks.clone(), feeds, shared.hubs());
     let thread = Arc::new(EdgeThread {
         nats,
         hub: Arc::clone(&hub),

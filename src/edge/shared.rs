@@ -1,5 +1,5 @@
 //! What the threads of one edge must share: Socket.IO sessions, because each poll may reach another
-//! thread; the memory budget; and what the statistics of the process need.
+//! thread; the memory budget; the histories of jobs; and what the statistics of the process need.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -12,6 +12,7 @@ use super::thread::EdgeThread;
 use crate::budget::Budget;
 use crate::config::REQUESTS_ALL_MAX;
 use crate::fair_slots::FairSlots;
+use crate::hub::Siblings;
 
 /// Created once for each process and passed to each of its threads.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct EdgeShared(Arc<SharedState>);
 #[derive(Debug)]
 struct SharedState {
     memory: Memory,
+    /// A client that reconnects may reach another thread.
+    hubs: Siblings,
     /// Submits, cancels, states and pages in progress.
     requests: FairSlots,
     connections: FairSlots,
@@ -34,6 +37,7 @@ impl EdgeShared {
     pub fn new(budget: Budget) -> Self {
         Self(Arc::new(SharedState {
             memory: Memory::new(budget),
+            hubs: Siblings::default(),
             requests: FairSlots::new(REQUESTS_ALL_MAX),
             connections: FairSlots::new(connections_max()),
             socketio: Engine::default(),
@@ -44,6 +48,10 @@ impl EdgeShared {
 
     pub(super) fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    pub(super) fn hubs(&self) -> &Siblings {
+        &self.0.hubs
     }
 
     pub(super) fn requests(&self) -> &FairSlots {

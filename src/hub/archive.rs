@@ -23,11 +23,11 @@ pub(super) struct Archive {
     unpacked_bytes: usize,
 }
 
-/// A few events, of which only the payloads remain as they were.
-#[derive(Debug)]
+/// A few events, of which only the payloads remain as they were. Clones share them.
+#[derive(Clone, Debug)]
 struct ArchiveBlock {
     first: Seq,
-    heads: Box<[EventHead]>,
+    heads: Arc<[EventHead]>,
     /// One after another.
     payloads: Bytes,
 }
@@ -80,6 +80,15 @@ impl Archive {
             bytes: 0,
             unpacked: VecDeque::new(),
             unpacked_bytes: 0,
+        }
+    }
+
+    /// A copy that shares the packed events.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            blocks: self.blocks.clone(),
+            bytes: self.bytes,
+            ..Self::new(self.job.clone())
         }
     }
 

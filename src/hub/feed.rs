@@ -13,7 +13,7 @@ use super::history::FeedHistory;
 use super::unpacked::{Pack, UnpackedFeeds};
 use super::watchers::{Standing, Watchers};
 use crate::budget::{LimitReached, Reservation};
-use crate::config::{FEED_BYTES, FEED_STEP, HISTORY_BYTES};
+use crate::config::{FEED_BYTES, FEED_STEP};
 use crate::fair_slots::FairSlot;
 use crate::resume::Slice;
 use crate::wire::{JobId, Seq, Stored};
@@ -156,10 +156,14 @@ impl Feed {
         self.driver.wake();
     }
 
-    /// Starts the history with `next`.
-    pub(super) fn open(&self, next: Seq) {
-        self.lock()
-            .get_or_insert_with(|| FeedHistory::new(self.job.clone(), next, HISTORY_BYTES));
+    /// Starts with this history, if it has none.
+    pub(super) fn open(&self, history: FeedHistory) {
+        self.lock().get_or_insert(history);
+    }
+
+    /// See [`FeedHistory::copy_before`].
+    pub(super) fn copy_before(&self, last: &Arc<Stored>) -> Option<(FeedHistory, Arc<Stored>)> {
+        self.lock().as_ref()?.copy_before(last)
     }
 
     /// Drops the history; watchers wait until it is opened again.

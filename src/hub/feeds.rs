@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::feed::Feed;
+use super::siblings::Siblings;
 use super::unpacked::UnpackedFeeds;
 use super::waiting::WaitingTable;
 use super::watchers::Standing;
@@ -19,7 +20,8 @@ use crate::wire::{JobId, Stored};
 #[derive(Debug)]
 pub struct Hub<S> {
     source: S,
-    feeds: Mutex<HashMap<JobId, Arc<Feed>>>,
+    feeds: Arc<FeedTable>,
+    pub(super) siblings: Siblings,
     pub(super) tasks: Tasks,
     pub(super) budget: Budget,
     /// Each feed holds one, of the address of its first watcher.
@@ -34,6 +36,21 @@ pub struct Hub<S> {
     pub(super) unpacked: UnpackedFeeds,
 }
 
+/// The feeds of one hub.
+#[derive(Debug, Default)]
+pub(super) struct FeedTable(Mutex<HashMap<JobId, Arc<Feed>>>);
+
+impl FeedTable {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The feed of a job, if it has one.
+    pub(super) fn get(&self, job: &JobId) -> Option<Arc<Feed>> {
+        self.lock().get(job).cloned()
+    }
+}
+
 /// The hub cannot hold another feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this edge cannot watch another job at the moment")]
@@ -42,16 +59,19 @@ pub struct Full;
 impl<S: EventSource> Hub<S> {
     /// A hub without feeds, which runs feeds as `tasks`.
     pub fn new(source: S, tasks: Tasks) -> Arc<Self> {
-        Self::within(source, tasks, Budget::unlimited())
+        Self::within(source, tasks, Budget::unlimited(), &Siblings::default())
     }
 
-    /// [`Self::new`] with a memory budget. When it is used up, no feed is added, and existing feeds
-    /// keep shorter histories.
-    pub fn within(source: S, tasks: Tasks, budget: Budget) -> Arc<Self> {
+    /// [`Self::new`] with a memory budget, as one of the hubs of a process. When the budget is used
+    /// up, no feed is added, and existing feeds keep shorter histories.
+    pub fn within(source: S, tasks: Tasks, budget: Budget, siblings: &Siblings) -> Arc<Self> {
+        let feeds = Arc::default();
+        siblings.join(&feeds);
         Arc::new(Self {
             source,
             unpacked: UnpackedFeeds::new(tasks.clone()),
-            feeds: Mutex::default(),
+            feeds,
+            siblings: siblings.clone(),
             tasks,
             budget,
             slots: FairSlots::new(FEEDS_MAX),
@@ -127,14 +147,12 @@ impl<S: EventSource> Hub<S> {
 
     /// The last event in the history of a job's feed, if it has one.
     pub fn last(&self, job: &JobId) -> Option<Arc<Stored>> {
-        let feed = self.lock().get(job).cloned();
-        feed.and_then(|feed| feed.last())
+        self.feeds.get(job).and_then(|feed| feed.last())
     }
 
     /// Ends the feed of a job that was purged: nothing more of it is served from memory.
     pub fn forget(&self, job: &JobId) {
-        let feed = self.lock().get(job).cloned();
-        if let Some(feed) = feed {
+        if let Some(feed) = self.feeds.get(job) {
             self.replace(&feed);
         }
     }
@@ -162,6 +180,6 @@ impl<S: EventSource> Hub<S> {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
-        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
+        self.feeds.lock()
     }
 }

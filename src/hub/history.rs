@@ -37,6 +37,11 @@ impl FeedHistory {
         self.archive.first_seq().unwrap_or(first)
     }
 
+    /// The next sequence number that it expects.
+    pub(super) fn next_seq(&self) -> Seq {
+        self.newest.next_seq()
+    }
+
     /// The newest event.
     pub(super) fn last(&self) -> Option<&Arc<Stored>> {
         self.newest.last()
@@ -58,6 +63,30 @@ impl FeedHistory {
             Some(event) => Some(Arc::clone(event)),
             None => self.archive.find(seq),
         }
+    }
+
+    /// A copy of the events before one of the log, and this event: `last`, or a newer one that the
+    /// history has. `None` if the history does not lead to `last`.
+    pub(super) fn copy_before(&self, last: &Arc<Stored>) -> Option<(Self, Arc<Stored>)> {
+        let is_next = self.next_seq() == last.seq
+            && self
+                .last()
+                .is_some_and(|before| last.prev == Some(before.stream_seq));
+        let known = self.newest.find(last.seq);
+        if !is_next && !known.is_some_and(|known| known.cursor() == last.cursor()) {
+            return None;
+        }
+        let mut copy = Self {
+            archive: self.archive.copy(),
+            newest: self.newest.clone(),
+            bytes_max: self.bytes_max,
+        };
+        let event = if is_next {
+            Arc::clone(last)
+        } else {
+            copy.newest.pop_newest()?
+        };
+        Some((copy, event))
     }
 
     /// Adds the next event, packs older ones and evicts the oldest. One event always fits.

@@ -9,6 +9,7 @@ mod feed;
 mod feeds;
 mod history;
 mod lazy_timer;
+mod siblings;
 #[cfg(test)]
 mod tests;
 mod unpacked;
@@ -18,6 +19,7 @@ mod watchers;
 
 pub use feed::{Feed, FeedWatch};
 pub use feeds::{Full, Hub};
+pub use siblings::Siblings;
 pub use waiter::Waiter;
 pub use waiting::FoundJob;
 pub use watchers::Standing;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{FeedWatch, Hub, Waiter};
+use super::{FeedWatch, Hub, Siblings, Waiter};
 use crate::budget::Budget;
 use crate::config::{
     FEED_BYTES, FEED_LINGER, FEED_STEP, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX,
@@ -68,6 +68,64 @@ async fn a_feed_starts_with_the_last_event_without_a_replay() {
         Some(Slice::TooOld { first: Seq(3) })
     ));
     assert_eq!(memory.calls().replay, 0);
+}
+
+/// Two hubs of one process over a log of three events, of which the first is watched.
+async fn siblings() -> (MemoryLog, [Arc<Hub<MemoryLog>>; 2], FeedWatch) {
+    let memory = MemoryLog::default();
+    for _ in 0..3 {
+        memory.append(&job(), chunk("x"));
+    }
+    let siblings = Siblings::default();
+    let hubs = [(); 2].map(|()| {
+        let budget = Budget::unlimited();
+        Hub::within(memory.clone(), Tasks::default(), budget, &siblings)
+    });
+    let watched = watch(&hubs[0]).await;
+    (memory, hubs, watched)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_starts_with_the_history_that_another_thread_has() {
+    let (memory, hubs, first) = siblings().await;
+    for _ in 0..100 {
+        memory.append(&job(), chunk("x"));
+        sleep(MOMENT).await;
+    }
+    let second = watch(&hubs[1]).await;
+    drop(first);
+    sleep(FEED_LINGER * 2).await;
+    memory.append(&job(), chunk("x"));
+    sleep(MOMENT).await;
+    let mut events = Vec::new();
+    while let Some(Slice::Items(read)) = second.feed().read(Seq(3 + events.len() as u64), 100) {
+        events.extend(read.iter().map(|event| event.seq.0));
+    }
+    assert_eq!(events, (3..=104).collect::<Vec<_>>());
+    assert_eq!(memory.calls().replay, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_does_not_start_with_the_history_of_a_log_that_is_gone() {
+    let (memory, hubs, first) = siblings().await;
+    memory.append(&job(), chunk("x"));
+    memory.append(&job(), chunk("x"));
+    sleep(MOMENT).await;
+    // The first thread does not notice it.
+    memory.rebuild();
+    memory.lose(5);
+    for _ in 0..5 {
+        memory.append(&job(), chunk("y"));
+    }
+    let second = watch(&hubs[1]).await;
+    assert!(matches!(
+        first.feed().read(Seq(3), 1),
+        Some(Slice::Items(events)) if events[0].seq == Seq(3)
+    ));
+    assert!(matches!(
+        second.feed().read(Seq(3), 1),
+        Some(Slice::TooOld { first: Seq(5) })
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,7 +241,12 @@ async fn feeds_end_with_the_tasks_of_their_owner() {
 async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
     let memory = MemoryLog::default();
     let budget = Budget::new(FEED_BYTES + 4096);
-    let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
+    let hub = Hub::within(
+        memory.clone(),
+        Tasks::default(),
+        budget.clone(),
+        &Siblings::default(),
+    );
     let watched = watch(&hub).await;
     assert!(
         hub.watch(&"other".parse().unwrap(), HERE).is_err(),
@@ -210,7 +273,12 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
 async fn the_memory_of_a_history_is_reserved_in_steps_that_are_never_less_than_it() {
     let memory = MemoryLog::default();
     let budget = Budget::unlimited();
-    let hub = Hub::within(memory.clone(), Tasks::default(), budget.clone());
+    let hub = Hub::within(
+        memory.clone(),
+        Tasks::default(),
+        budget.clone(),
+        &Siblings::default(),
+    );
     let watched = watch(&hub).await;
     assert_eq!(budget.used(), FEED_BYTES);
     let mut payloads = 0;

@@ -12,7 +12,7 @@ use crate::wire::Seq;
 ///     ▼                         ▼
 ///   [ 41 ][ 42 ][ 43 ][ 44 ]    45 is expected; 40 and before were evicted or never added
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct History<T> {
     items: VecDeque<T>,
     next: Seq,
@@ -87,6 +87,14 @@ impl<T: Item + Clone> History<T> {
         let oldest = self.items.pop_front()?;
         self.bytes -= oldest.size().min(self.bytes);
         Some(oldest)
+    }
+
+    /// Removes and returns the newest item, which is then expected again.
+    pub fn pop_newest(&mut self) -> Option<T> {
+        let newest = self.items.pop_back()?;
+        self.bytes -= newest.size().min(self.bytes);
+        self.next = newest.seq();
+        Some(newest)
     }
 
     /// Adds the next item and evicts the oldest ones. One item always fits.

@@ -1,4 +1,5 @@
-//! Subscribes to a job and starts the history with its last event.
+//! Subscribes to a job and starts the history: with its last event, or with what another thread of
+//! this process has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::config::{AHEAD_MAX, PROBE_FIRST};
+use crate::config::{AHEAD_MAX, HISTORY_BYTES, PROBE_FIRST};
+use crate::hub::history::FeedHistory;
 use crate::resume::{Input, Stitcher};
 use crate::source::EventSource;
 use crate::wire::{Seq, Stored};
@@ -21,10 +23,10 @@ impl<S: EventSource> Driver<S> {
         ));
     }
 
-    /// Starts the history with the last event.
+    /// Starts the history with the last event, or with all that leads to it.
     pub(super) fn opened(&mut self, tail: S::Tail, last: Option<Arc<Stored>>) {
         // This replica may lag behind the one that was read before.
-        let last = last
+        let mut last = last
             .into_iter()
             .chain(self.known.take())
             .max_by_key(|last| last.seq);
@@ -40,9 +42,20 @@ impl<S: EventSource> Driver<S> {
                     return;
                 }
             }
-            let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
-            self.stitcher = Stitcher::caught_up(next, AHEAD_MAX);
-            self.feed.open(next);
+            let job = self.feed.job();
+            let siblings = &self.hub.siblings;
+            let copied = last
+                .as_ref()
+                .and_then(|last| siblings.copy_before(job, last));
+            let history = if let Some((history, following)) = copied {
+                last = Some(following);
+                history
+            } else {
+                let next = last.as_ref().map_or(Seq::FIRST, |last| last.seq);
+                FeedHistory::new(job.clone(), next, HISTORY_BYTES)
+            };
+            self.stitcher = Stitcher::caught_up(history.next_seq(), AHEAD_MAX);
+            self.feed.open(history);
             self.feed.wake();
         }
         match last {

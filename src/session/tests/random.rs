@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use tokio::runtime::Builder;
 
 use super::*;
+use crate::budget::Budget;
 use crate::config::FEED_LINGER;
+use crate::hub::Siblings;
 
 const SEEDS: u64 = 400;
 const CLIENTS: u64 = 4;
@@ -26,7 +28,12 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let memory = MemoryLog::default();
-        let edges = [edge(&memory), edge(&memory)];
+        // Two edges, or two threads of one.
+        let siblings = [Siblings::default(), Siblings::default()];
+        let edges = [0, (seed % 2) as usize].map(|of| {
+            let budget = Budget::unlimited();
+            Hub::within(memory.clone(), Tasks::default(), budget, &siblings[of])
+        });
         Self {
             seed,
             memory,
