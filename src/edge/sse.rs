@@ -67,7 +67,8 @@ pub(super) struct EventsQuery {
 }
 
 problems!(NoEvents:
-    BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
+    BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd,
+    RateLimited, Overloaded, Unavailable, Restarting);
 
 /// Returns a job's events, as a stream or as a page.
 ///

@@ -37,7 +37,7 @@ use super::link::Link;
 use super::takeover::TakenStream;
 use crate::wire::{Code, Encoding, Stored};
 
-problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Overloaded, Restarting);
+problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, RateLimited, Overloaded, Restarting);
 
 /// Follows jobs over a WebSocket.
 #[utoipa::path(
