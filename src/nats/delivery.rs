@@ -32,8 +32,8 @@ pub struct Delivery {
     pub submitted: SystemTime,
     /// How often the queue has delivered the job, this delivery included.
     pub deliveries: u32,
-    /// The stream sequence of the job in the queue; 0 if the broker did not report it.
-    pub(super) stream_seq: StreamSeq,
+    /// The stream sequence of the job in the queue; `None` if the broker did not report it.
+    pub(super) stream_seq: Option<StreamSeq>,
 }
 
 /// How to reply to the newest delivery of the job to this worker.
@@ -60,9 +60,9 @@ impl Delivery {
                     Ok(info) => (
                         info.published.into(),
                         u32::try_from(info.delivered).unwrap_or(u32::MAX),
-                        info.stream_sequence,
+                        Some(info.stream_sequence),
                     ),
-                    Err(_) => (SystemTime::now(), 1, 0),
+                    Err(_) => (SystemTime::now(), 1, None),
                 };
                 let ack_handle = Mutex::new(AckHandle {
                     reply,
