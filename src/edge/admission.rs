@@ -112,7 +112,7 @@ async fn access(
         None => Ok(None),
         Some(Credential::Token(token)) => gate.authenticate(token.expose()).await.map(Some),
         Some(Credential::Ticket(ticket)) => {
-            // Anybody can send one, and each is read from the broker.
+            // Any client can send one, and each is read from the broker.
             let ClientAddress(from) = from.ok_or(Code::Internal)?;
             let _slot = app.shared.requests().acquire(from)?;
             gate.redeem_ticket(ticket.expose()).await.map(Some)

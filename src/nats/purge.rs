@@ -135,7 +135,7 @@ impl Queue {
             Ok(())
         } else {
             Err(Unavailable(
-                "the edges could not be told of the purge".into(),
+                "the signal of the purge did not reach the server".into(),
             ))
         }
     }

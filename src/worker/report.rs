@@ -152,7 +152,7 @@ mod tests {
     use crate::wire::JobFailure;
 
     #[test]
-    fn the_last_event_tells_how_an_attempt_ended() {
+    fn the_report_of_an_attempt_follows_from_its_last_event() {
         let retrying = |code: &str| Body::Retrying {
             code: code.into(),
             message: "m".into(),

@@ -285,7 +285,7 @@ async fn an_event_that_the_broker_refuses_is_counted() {
     let job = system.submit("lost", Value::Null).await;
     system.reaches("lost", 3).await;
     let refused = "tailwater_worker_fence_refusals_total{kind=\"demo\"}";
-    // Who submits the job may have written its first event when the worker wanted to.
+    // The submitter may have written the first event before the worker tried to.
     let before = scrape(worker_addr).await[refused];
     // Another worker takes the job over.
     let mut writer = system.writer(&job, 2).await;
