@@ -154,6 +154,8 @@ impl Reservation {
     /// [`LimitReached`] if the additional bytes do not fit; the earlier bytes stay reserved.
     pub fn resize(&mut self, bytes: usize) -> Result<(), LimitReached> {
         match bytes.checked_sub(self.bytes) {
+            // Without touching counters that all threads share.
+            Some(0) => Ok(()),
             Some(more) => self.grow(more),
             None => {
                 self.budget.release(self.bytes - bytes);

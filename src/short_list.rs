@@ -1,9 +1,7 @@
 //! A list that rarely has more than one item. Pure.
 
-use std::collections::{VecDeque, vec_deque};
-use std::iter::Chain;
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
-use std::option;
 
 /// A list that holds its first item itself: with one item at a time it allocates nothing.
 #[derive(Debug)]
@@ -12,9 +10,6 @@ pub struct ShortList<T> {
     /// Empty if there is no first one.
     rest: VecDeque<T>,
 }
-
-/// All items of a list, in order.
-pub type ShortListItems<'a, T> = Chain<option::Iter<'a, T>, vec_deque::Iter<'a, T>>;
 
 impl<T> ShortList<T> {
     /// How many items it has.
@@ -37,8 +32,8 @@ impl<T> ShortList<T> {
         self.rest.back_mut().or(self.first.as_mut())
     }
 
-    /// All items.
-    pub fn iter(&self) -> ShortListItems<'_, T> {
+    /// All items, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().chain(&self.rest)
     }
 
@@ -113,15 +108,6 @@ impl<T> IndexMut<usize> for ShortList<T> {
             (Some(first), None) => first,
             (_, index) => &mut self.rest[index.unwrap_or_default()],
         }
-    }
-}
-
-impl<'a, T> IntoIterator for &'a ShortList<T> {
-    type Item = &'a T;
-    type IntoIter = ShortListItems<'a, T>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.iter()
     }
 }
 

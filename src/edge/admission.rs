@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::access::Access;
 use super::app::App;
+use super::connection_slots::Proxied;
 use super::credential::{Credential, credential};
 use super::error::Problem;
 use super::meter::{Meter, network};
@@ -19,10 +20,6 @@ use crate::wire::Code;
 /// The address of a client, which may be behind trusted proxies.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
-
-/// Marks a request that came from a trusted proxy. Its connection counts in no address's share.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Proxied;
 
 /// What needs no token: pages without data, and what load balancers ask.
 const PUBLIC: [&str; 6] = [
@@ -115,7 +112,7 @@ async fn access(
         None => Ok(None),
         Some(Credential::Token(token)) => gate.authenticate(token.expose()).await.map(Some),
         Some(Credential::Ticket(ticket)) => {
-            // Anybody can send one, and each is read from the broker.
+            // Any client can send one, and each is read from the broker.
             let ClientAddress(from) = from.ok_or(Code::Internal)?;
             let _slot = app.shared.requests().acquire(from)?;
             gate.redeem_ticket(ticket.expose()).await.map(Some)

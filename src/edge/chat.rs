@@ -115,8 +115,8 @@ pub(super) struct Stopping {
 }
 
 problems!(NotAnswered:
-    BadJson, BadRequest, TooLarge, UnsupportedMediaType, UnknownKind, NotSupportedByKind, NotFound, JobNotFound, QueueFull,
-    Timeout, Overloaded, Unavailable, Restarting);
+    BadJson, BadRequest, TooLarge, UnsupportedMediaType, UnknownKind, NotSupportedByKind, NotFound, JobNotFound, RateLimited,
+    QueueFull, Timeout, Overloaded, Unavailable, Restarting);
 
 /// Answers a chat of the AI SDK.
 ///
@@ -143,7 +143,7 @@ pub(super) async fn answer(
     follow(request, session)
 }
 
-problems!(NotResumed: BadRequest, Overloaded, Unavailable, Restarting);
+problems!(NotResumed: BadRequest, RateLimited, Overloaded, Unavailable, Restarting);
 
 /// Resumes the answer of a chat.
 ///

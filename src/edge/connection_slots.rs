@@ -4,6 +4,9 @@
 
 use std::net::IpAddr;
 
+use axum::http::Version;
+use axum::http::request::Parts;
+
 use super::error::Problem;
 use super::forwarded::TrustedProxies;
 use super::meter::network;
@@ -19,6 +22,10 @@ pub(super) struct ConnectionSlots {
     proxies: TrustedProxies,
 }
 
+/// Marks a request that came from a trusted proxy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proxied;
+
 impl ConnectionSlots {
     /// `slots`, which the threads of an edge share, for the clients and proxies of this edge.
     pub(super) fn new(slots: FairSlots, proxies: TrustedProxies) -> Self {
@@ -28,17 +35,14 @@ impl ConnectionSlots {
     /// Acquires a slot for a connection from this address.
     ///
     /// # Errors
-    /// [`LimitReached`] if all are taken, or if this address, unless it is a proxy's, has its share.
-    pub(super) fn acquire(&self, peer: IpAddr) -> Result<FairSlot, LimitReached> {
+    /// A [`Problem`] if all are taken, or if this address, unless it is a proxy's, has its share.
+    pub(super) fn acquire(&self, peer: IpAddr) -> Result<FairSlot, Problem> {
+        let address = network(peer);
         if self.proxies.are(peer) {
-            return self.slots.acquire_unshared(network(peer));
+            let slot = self.slots.acquire_unshared(address);
+            return slot.map_err(Problem::from);
         }
-        self.slots.acquire(network(peer))
-    }
-
-    /// Counts that there is no slot for a connection. Returns its refusal.
-    pub(super) fn refusal(&self) -> Problem {
-        refusal(&self.slots)
+        acquire_for(address, &self.slots)
     }
 }
 
@@ -48,21 +52,37 @@ impl ConnectionSlots {
 /// A [`Problem`] if all are taken, or if the client's address has its share: the same as for a
 /// connection.
 pub(super) fn acquire_for(client: IpAddr, slots: &FairSlots) -> Result<FairSlot, Problem> {
-    slots.acquire(client).map_err(|LimitReached| refusal(slots))
+    slots.acquire(client).map_err(|LimitReached| {
+        // While some are free, only a share can be used up.
+        if slots.taken() < slots.limit() {
+            QuotaReached::of(Quota::Address, slots.share()).into()
+        } else {
+            Code::Overloaded.into()
+        }
+    })
 }
 
-fn refusal(slots: &FairSlots) -> Problem {
-    // While some are free, only a share can be used up.
-    if slots.taken() < slots.limit() {
-        QuotaReached::of(Quota::Address, slots.share()).into()
-    } else {
-        Code::Overloaded.into()
+/// Acquires a slot for the stream of a request, unless the connection holds one for this stream
+/// alone: over HTTP/2 a connection has many streams, and that of a proxy counts in no share.
+///
+/// # Errors
+/// The same as for [`acquire_for`].
+pub(super) fn acquire_unless_held(
+    request: &Parts,
+    client: IpAddr,
+    slots: &FairSlots,
+) -> Result<Option<FairSlot>, Problem> {
+    let is_proxied = request.extensions.get::<Proxied>().is_some();
+    if request.version == Version::HTTP_2 || is_proxied {
+        return acquire_for(client, slots).map(Some);
     }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::Request;
 
     #[test]
     fn a_client_with_its_share_of_streams_learns_its_limit() {
@@ -80,5 +100,26 @@ mod tests {
         }
         let full = stream_of("198.51.100.4").unwrap_err();
         assert_eq!(full.code(), Code::Overloaded);
+    }
+
+    #[test]
+    fn a_stream_needs_a_slot_unless_its_connection_holds_one_for_it_alone() {
+        let slots = FairSlots::new(8);
+        let client = "198.51.100.1".parse().unwrap();
+        for (version, is_proxied, expected) in [
+            (Version::HTTP_11, false, 0),
+            (Version::HTTP_11, true, 1),
+            (Version::HTTP_2, false, 1),
+            (Version::HTTP_2, true, 1),
+        ] {
+            let mut request = Request::new(()).into_parts().0;
+            request.version = version;
+            if is_proxied {
+                request.extensions.insert(Proxied);
+            }
+            let slot = acquire_unless_held(&request, client, &slots).unwrap();
+            assert_eq!(slots.taken(), expected, "{version:?} {is_proxied}");
+            drop(slot);
+        }
     }
 }

@@ -131,7 +131,7 @@ impl OutputQueue {
     fn slices(&self) -> [IoSlice<'_>; SLICES] {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut begun = self.begun;
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+        for (slice, frame) in slices.iter_mut().zip(self.frames.iter()) {
             *slice = IoSlice::new(&frame.bytes(self.framing)[begun..]);
             begun = 0;
         }

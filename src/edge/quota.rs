@@ -1,6 +1,6 @@
 //! The limits of one subject, over all threads of an edge: connections, submissions per second, and
-//! jobs in flight. A subject that reaches one of them is told when to come back; others are not
-//! affected.
+//! jobs in flight. The refusal of a subject that reaches one of them says when to try again; other
+//! subjects are not affected.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +98,7 @@ impl QuotaReached {
         }
     }
 
-    /// What to tell a person.
+    /// What is wrong, for people.
     pub(super) fn message(&self) -> String {
         let Self { limit, retry_s, .. } = self;
         let what = match self.quota {

@@ -26,6 +26,7 @@ use tracing::debug;
 use super::client_stream::ClientStream;
 use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
+use super::error::Problem;
 use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
@@ -57,13 +58,17 @@ pub(super) async fn serve(
             debug!(%error, "a connection without TCP_NODELAY");
         }
         let peer = peer.ip();
-        let Ok(slot) = slots.acquire(peer) else {
-            // Without TLS, a client that expects it could not read an answer.
-            let answer = refusal(slots);
-            if tls.is_none() {
-                refuse(stream, &answer);
+        let slot = match slots.acquire(peer) {
+            Ok(slot) => slot,
+            Err(problem) => {
+                // A client that expects TLS could not read a response without it. The refusal is
+                // counted in any case.
+                let response = text_of(&problem);
+                if tls.is_none() {
+                    refuse(stream, &response);
+                }
+                continue;
             }
-            continue;
         };
         let router = router.clone();
         match tls.cloned() {
@@ -115,10 +120,9 @@ async fn secured(
     Ok((stream, is_http2))
 }
 
-/// Counts that there is no slot for a client. Returns the response: there is none for anybody, or
-/// its address has its share.
-fn refusal(slots: &ConnectionSlots) -> String {
-    let response = slots.refusal().to_response();
+/// The whole response to a client without a slot, as text. Counts the refusal.
+fn text_of(problem: &Problem) -> String {
+    let response = problem.to_response();
     let status = response.status();
     let fields: String = response
         .headers()
@@ -134,13 +138,13 @@ fn refusal(slots: &ConnectionSlots) -> String {
 }
 
 /// Refuses a client, without reading from it or waiting.
-fn refuse(stream: TcpStream, answer: &str) {
-    let answered = stream.into_std().and_then(|mut stream| {
-        stream.write_all(answer.as_bytes())?;
+fn refuse(stream: TcpStream, response: &str) {
+    let written = stream.into_std().and_then(|mut stream| {
+        stream.write_all(response.as_bytes())?;
         stream.shutdown(Shutdown::Write)
     });
-    if let Err(error) = answered {
-        debug!(%error, "a client was refused without an answer");
+    if let Err(error) = written {
+        debug!(%error, "a client was refused without a response");
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::empty;
@@ -21,9 +21,8 @@ use self::stream::{EventStream, framing, hello};
 pub(super) use self::translator::{Translation, Translator, put_block};
 use super::accept::{Form, form};
 use super::access::Access;
-use super::admission::Proxied;
 use super::app::App;
-use super::connection_slots::acquire_for;
+use super::connection_slots::{acquire_for, acquire_unless_held};
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
@@ -68,7 +67,8 @@ pub(super) struct EventsQuery {
 }
 
 problems!(NoEvents:
-    BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd, Overloaded, Unavailable, Restarting);
+    BadJobId, JobNotFound, BadRequest, BadCursor, CursorOfOtherJob, CursorNotInLog, AfterTheEnd,
+    RateLimited, Overloaded, Unavailable, Restarting);
 
 /// Returns a job's events, as a stream or as a page.
 ///
@@ -154,12 +154,7 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            // Over HTTP/2, one connection has many streams, and that of a proxy has no slot that
-            // counts for the client.
-            let is_proxied = request.extensions.get::<Proxied>().is_some();
-            let slot = (request.version == Version::HTTP_2 || is_proxied)
-                .then(|| acquire_for(client, app.shared.connections()))
-                .transpose()?;
+            let slot = acquire_unless_held(&request, client, app.shared.connections())?;
             let client = StreamClient::new(client, access, slot)?;
             taken_over(move |taken, head| start_stream(&app, session, client, None, taken, head))
         }

@@ -23,11 +23,11 @@ use self::connection::Connection;
 use self::socket::FrameSocket;
 use self::timed::TimedSocket;
 use super::access::Access;
-use super::admission::{ClientAddress, Proxied};
+use super::admission::ClientAddress;
 use super::app::App;
 use super::chat::{CHAT_PROTOCOL, ChatSocket};
 use super::client_stream::ClientStream;
-use super::connection_slots::acquire_for;
+use super::connection_slots::acquire_unless_held;
 use super::counters::Transport;
 use super::credential::BEARER_SUBPROTOCOL;
 use super::describe::{JOBS, problems};
@@ -37,7 +37,7 @@ use super::link::Link;
 use super::takeover::TakenStream;
 use crate::wire::{Code, Encoding, Stored};
 
-problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, Overloaded, Restarting);
+problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, RateLimited, Overloaded, Restarting);
 
 /// Follows jobs over a WebSocket.
 #[utoipa::path(
@@ -76,11 +76,7 @@ pub(super) async fn upgrade(
     if app.clients.are_leaving() {
         return Err(Code::Restarting.into());
     }
-    // The connection of a proxy has no slot that counts for the client.
-    let is_proxied = request.extensions.get::<Proxied>().is_some();
-    let own_slot = is_proxied
-        .then(|| acquire_for(address, app.shared.connections()))
-        .transpose()?;
+    let own_slot = acquire_unless_held(&request, address, app.shared.connections())?;
     let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();
     let slot = app.clients.enter();

@@ -111,14 +111,10 @@ impl Feed {
     fn reserve(&self, history: &FeedHistory) -> Result<(), LimitReached> {
         let bytes = history.bytes() + history.unpacked_bytes();
         let bytes = FEED_BYTES + bytes.next_multiple_of(FEED_STEP);
-        let mut reservation = self
-            .reservation
+        self.reservation
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if reservation.bytes() == bytes {
-            return Ok(());
-        }
-        reservation.resize(bytes)
+            .unwrap_or_else(PoisonError::into_inner)
+            .resize(bytes)
     }
 
     /// Whether the live subscription is established.

@@ -62,10 +62,7 @@ impl Watchers {
 
     /// Sets what wakes a watcher.
     pub(super) fn register(&mut self, key: usize, waker: &Waker) {
-        match &mut self.0[key].waker {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        self.0[key].waker = Some(waker.clone());
     }
 
     /// Wakes all of them.

@@ -32,8 +32,8 @@ pub struct Delivery {
     pub submitted: SystemTime,
     /// How often the queue has delivered the job, this delivery included.
     pub deliveries: u32,
-    /// The stream sequence of the job in the queue; 0 if the broker did not report it.
-    pub(super) stream_seq: StreamSeq,
+    /// The stream sequence of the job in the queue; `None` if the broker did not report it.
+    pub(super) stream_seq: Option<StreamSeq>,
 }
 
 /// How to reply to the newest delivery of the job to this worker.
@@ -56,14 +56,8 @@ impl Delivery {
             Ok(queued @ QueuedJob { .. })
                 if names::job_of(&message.subject) == queued.job().as_str() =>
             {
-                let (submitted, deliveries, stream_seq) = match message.info() {
-                    Ok(info) => (
-                        info.published.into(),
-                        u32::try_from(info.delivered).unwrap_or(u32::MAX),
-                        info.stream_sequence,
-                    ),
-                    Err(_) => (SystemTime::now(), 1, 0),
-                };
+                let info = message.info().ok();
+                let info = info.as_ref();
                 let ack_handle = Mutex::new(AckHandle {
                     reply,
                     lease: Lease::new(ack_wait),
@@ -73,9 +67,10 @@ impl Delivery {
                     ack_handle,
                     job: queued.job().clone(),
                     submission: queued.into_submission(),
-                    submitted,
-                    deliveries,
-                    stream_seq,
+                    submitted: info.map_or_else(SystemTime::now, |info| info.published.into()),
+                    deliveries: info
+                        .map_or(1, |info| u32::try_from(info.delivered).unwrap_or(u32::MAX)),
+                    stream_seq: info.map(|info| info.stream_sequence),
                 })
             }
             _ => {

@@ -99,8 +99,8 @@ impl Queue {
     /// Whether the queue has removed a job that it delivered: it has ended, or was purged.
     ///
     /// # Errors
-    /// [`Unavailable`], also when the queue's leader has not stored the job yet, because it is slower
-    /// than the server that delivered the job.
+    /// [`Unavailable`], also when the queue's leader may not have stored the job yet, because it is
+    /// slower than the server that delivered the job.
     pub async fn has_removed(&self, delivery: &Delivery) -> Result<bool, Unavailable> {
         self.log
             .left_queue(&delivery.job, delivery.stream_seq)
@@ -135,7 +135,7 @@ impl Queue {
             Ok(())
         } else {
             Err(Unavailable(
-                "the edges could not be told of the purge".into(),
+                "the signal of the purge did not reach the server".into(),
             ))
         }
     }

@@ -94,10 +94,15 @@ struct PresenceState {
 }
 
 impl JobPresence {
-    /// Whether the job that was stored at `stream_seq` is gone. `None` if this server has not stored
-    /// it yet: followers may be ahead of a slow leader, and deliver jobs before it has them.
-    fn is_removed(&self, stream_seq: StreamSeq) -> Option<bool> {
-        (self.state.last_seq >= stream_seq).then_some(self.state.subjects.is_empty())
+    /// Whether the job that was stored at `stream_seq` is gone. `None` if this server may not have
+    /// stored it yet: followers may be ahead of a slow leader, and deliver jobs before it has them.
+    fn is_removed(&self, stream_seq: Option<StreamSeq>) -> Option<bool> {
+        let is_absent = self.state.subjects.is_empty();
+        match stream_seq {
+            Some(stored) => (self.state.last_seq >= stored).then_some(is_absent),
+            // Whether this server has stored a job that it does not hold is unknown.
+            None => (!is_absent).then_some(false),
+        }
     }
 }
 
@@ -122,15 +127,15 @@ impl Log {
         Ok(message.and_then(|message| serde_json::from_slice(&message.payload).ok()))
     }
 
-    /// Whether the queue has removed the job that it stored at `stream_seq`. From a leader with a
-    /// quorum.
+    /// Whether the queue has removed the job that it stored at `stream_seq`, if that is known. From
+    /// a leader with a quorum.
     ///
     /// # Errors
-    /// [`Unavailable`], also when the leader has not stored the job yet.
+    /// [`Unavailable`], also when the leader may not have stored the job yet.
     pub(super) async fn left_queue(
         &self,
         job: &JobId,
-        stream_seq: StreamSeq,
+        stream_seq: Option<StreamSeq>,
     ) -> Result<bool, Unavailable> {
         self.proven(StreamId::Queue, || self.left_queue_now(job, stream_seq))
             .await
@@ -139,7 +144,7 @@ impl Log {
     async fn left_queue_now(
         &self,
         job: &JobId,
-        stream_seq: StreamSeq,
+        stream_seq: Option<StreamSeq>,
     ) -> Result<bool, Unavailable> {
         let names = &self.nats.names;
         let request = format!("STREAM.INFO.{}", names.jobs_stream());
@@ -164,17 +169,22 @@ mod tests {
 
     #[test]
     fn only_a_server_that_has_stored_a_job_can_report_that_it_was_removed() {
-        for (state, expected) in [
-            (json!({"last_seq": 6}), None),
-            (json!({"last_seq": 7}), Some(true)),
-            (json!({"last_seq": 9, "subjects": {}}), Some(true)),
+        let held = json!({"tw.jobs.k.j": 1});
+        for (stream_seq, state, expected) in [
+            (Some(7), json!({"last_seq": 6}), None),
+            (Some(7), json!({"last_seq": 7}), Some(true)),
+            (Some(7), json!({"last_seq": 9, "subjects": {}}), Some(true)),
             (
-                json!({"last_seq": 7, "subjects": {"tw.jobs.k.j": 1}}),
+                Some(7),
+                json!({"last_seq": 7, "subjects": held}),
                 Some(false),
             ),
+            // It may be any job that this server has not stored yet.
+            (None, json!({"last_seq": 9}), None),
+            (None, json!({"last_seq": 9, "subjects": held}), Some(false)),
         ] {
             let presence = serde_json::from_value::<JobPresence>(json!({"state": state})).unwrap();
-            assert_eq!(presence.is_removed(7), expected, "{state}");
+            assert_eq!(presence.is_removed(stream_seq), expected, "{state}");
         }
     }
 }

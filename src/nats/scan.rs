@@ -4,7 +4,7 @@
 
 mod pass;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::panicking;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
@@ -55,8 +55,8 @@ struct QueueState {
     readers: Vec<ScanReader>,
     /// How many replays read their last segments.
     expected: usize,
-    /// The mark of the task that runs passes, if there is one.
-    running: Weak<()>,
+    /// Whether a task runs passes.
+    is_running: bool,
 }
 
 /// A replay that reads its last segments: most need a scan for the events after them. A pass waits
@@ -78,19 +78,16 @@ impl Drop for ExpectedReader {
     }
 }
 
-/// What the task that runs passes holds until it ends. A panic closes the mailboxes of the readers
-/// that wait, too: nobody would serve them before the next reader.
+/// What the task that runs passes holds. If the task panics, the mailboxes of the waiting readers
+/// close: they would wait until another reader starts a task.
 #[derive(Debug)]
-struct RunningPasses {
-    queue: Arc<ScanQueue>,
-    _mark: Arc<()>,
-}
+struct RunningPasses(Arc<ScanQueue>);
 
 impl Drop for RunningPasses {
     fn drop(&mut self) {
         if panicking() {
-            let mut state = self.queue.lock();
-            state.running = Weak::new();
+            let mut state = self.0.lock();
+            state.is_running = false;
             state.readers.clear();
         }
     }
@@ -101,29 +98,19 @@ impl ScanQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a reader. If no task runs passes, the caller starts one, which holds the result until it
-    /// ends, also by a panic.
+    /// Adds a reader. If no task runs passes, the caller starts one, which holds the result.
     fn add(self: &Arc<Self>, reader: ScanReader) -> Option<RunningPasses> {
         let mut state = self.lock();
         state.readers.push(reader);
         self.changed.notify_one();
-        if state.running.strong_count() > 0 {
-            return None;
-        }
-        let mark = Arc::new(());
-        state.running = Arc::downgrade(&mark);
-        Some(RunningPasses {
-            queue: Arc::clone(self),
-            _mark: mark,
-        })
+        let was_running = std::mem::replace(&mut state.is_running, true);
+        (!was_running).then(|| RunningPasses(Arc::clone(self)))
     }
 
     /// Removes and returns the waiting readers. Without any, the task that runs passes ends.
     fn next_readers(&self) -> Vec<ScanReader> {
         let mut state = self.lock();
-        if state.readers.is_empty() {
-            state.running = Weak::new();
-        }
+        state.is_running = !state.readers.is_empty();
         std::mem::take(&mut state.readers)
     }
 
@@ -392,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_panic_in_a_pass_nobody_waits_and_the_next_reader_starts_another_task() {
+    fn after_a_panic_in_a_pass_no_reader_waits_and_the_next_one_starts_another_task() {
         let queue = Arc::new(ScanQueue::default());
         let add = || {
             let (sender, received) = mailbox();

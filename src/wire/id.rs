@@ -40,11 +40,6 @@ impl JobId {
         }
     }
 
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// The zlib CRC-32 of the id: selects the job's shard, and ties a cursor to its job.
     pub const fn tag(&self) -> u32 {
         self.tag
@@ -67,37 +62,37 @@ impl JobId {
 
 /// Which workers may take a job: `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Kind(Arc<str>);
+pub struct Kind {
+    text: Arc<str>,
+}
 
 impl Kind {
     fn of_valid(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// The kind as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        Self { text: text.into() }
     }
 }
 
 /// The first token of every NATS subject and, in capitals, the prefix of every stream's name:
 /// `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Prefix(Arc<str>);
+pub struct Prefix {
+    text: Arc<str>,
+}
 
 impl Prefix {
     fn of_valid(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// The prefix as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        Self { text: text.into() }
     }
 }
 
 macro_rules! name {
     ($name:ident) => {
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.text
+            }
+        }
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(text: &str) -> Result<Self, BadName> {

@@ -284,15 +284,14 @@ impl<B: Backend> Claimer<B> {
             Some(control) => control,
             None => delivery.control().await?,
         };
-        let is_end = !matches!(body, Body::Started { .. });
-        let report = AttemptReport::of(&body);
+        let report = body.is_end().then(|| AttemptReport::of(&body));
         let mut writer = EventWriter::new(self.log.clone(), job.clone(), attempt, Some(last))
             .with_segments(Some(last));
         if !is_appended(writer.append(body).await, last.attempt)? {
             progress.control = Some(control);
             return Ok(None);
         }
-        if is_end {
+        if let Some(report) = report {
             self.record(delivery, attempt, since).record(&report);
             return Ok(Some(Claimed::Over(AttemptOutcome::Ended)));
         }

@@ -58,8 +58,7 @@ async fn end_not_started(
     // Another process may write first: a cancel request, or the same events.
     for _ in 0..ENDINGS_MAX {
         let Tip::At { last, .. } = log.tip(job).await? else {
-            warn!(%job, code = %failure.code, error = failure.message, "removed from the queue: readers would not find its final event");
-            return Ok(Some(AttemptOutcome::Abandoned));
+            return Ok(Some(abandoned(record, &Unwritable::Undecodable)));
         };
         let body = match &last {
             None => delivery.submission.queued_without_input(),
@@ -68,19 +67,26 @@ async fn end_not_started(
             Some(last) if last.event_type == EventType::CancelRequested => Body::Cancelled {},
             Some(_) => Body::Failed(failure.clone()),
         };
+        let report = body.is_end().then(|| AttemptReport::of(&body));
         let mut writer = EventWriter::new(log.clone(), job.clone(), attempt, last.as_ref())
             .with_segments(last.as_ref());
         match writer.append(body).await {
-            Ok(()) if last.is_some_and(|last| last.event_type != EventType::CancelRequested) => {
-                record.record(&AttemptReport::of(&Body::Failed(failure.clone())));
+            Ok(()) => {
+                if let Some(report) = report {
+                    record.record(&report);
+                    return Ok(Some(AttemptOutcome::Ended));
+                }
             }
-            Ok(()) | Err(AppendError::Superseded | AppendError::CancelRequested) => {}
+            Err(AppendError::Superseded | AppendError::CancelRequested) => {}
             Err(AppendError::Unavailable(error)) => return Err(error),
-            Err(AppendError::Unwritable(error)) => {
-                warn!(%job, %error, "removed from the queue: its log can store neither the job nor its final event");
-                return Ok(Some(AttemptOutcome::Abandoned));
-            }
+            Err(AppendError::Unwritable(error)) => return Ok(Some(abandoned(record, &error))),
         }
     }
     Ok(None)
+}
+
+/// Records that the log can store neither the job nor its final event.
+fn abandoned(record: &AttemptRecord, error: &Unwritable) -> AttemptOutcome {
+    record.record(&AttemptReport::Removed(error.to_string()));
+    AttemptOutcome::Abandoned
 }

@@ -40,6 +40,8 @@ pub(super) enum AttemptReport {
     Superseded,
     /// Its end could not be stored: the log could not be reached, or not in time.
     Abandoned(String),
+    /// The log can store neither the job nor its final event.
+    Removed(String),
 }
 
 impl AttemptReport {
@@ -80,7 +82,7 @@ impl AttemptReport {
             Self::Retried { code, .. } => ("retried", Some(code)),
             Self::HandedBack => ("handed_back", None),
             Self::Superseded => ("superseded", None),
-            Self::Abandoned(_) => ("abandoned", None),
+            Self::Abandoned(_) | Self::Removed(_) => ("abandoned", None),
         }
     }
 }
@@ -136,6 +138,9 @@ impl AttemptRecord {
             AttemptReport::Abandoned(error) => {
                 warn!(%job, %kind, attempt, error, duration = ?took, "abandoned: the queue delivers the job again");
             }
+            AttemptReport::Removed(error) => {
+                warn!(%job, %kind, attempt, error, duration = ?took, "abandoned: the job is removed from the queue without a final event");
+            }
         }
         counts.count_end(outcome, failure_code, took);
     }
@@ -147,7 +152,7 @@ mod tests {
     use crate::wire::JobFailure;
 
     #[test]
-    fn the_last_event_tells_how_an_attempt_ended() {
+    fn the_report_of_an_attempt_follows_from_its_last_event() {
         let retrying = |code: &str| Body::Retrying {
             code: code.into(),
             message: "m".into(),
@@ -190,7 +195,8 @@ mod tests {
                 | AttemptReport::Retried { .. }
                 | AttemptReport::HandedBack
                 | AttemptReport::Superseded
-                | AttemptReport::Abandoned(_)) => panic!("{other:?}"),
+                | AttemptReport::Abandoned(_)
+                | AttemptReport::Removed(_)) => panic!("{other:?}"),
             }
         };
         assert_eq!(message(FailureCode::BadOutput), "why");

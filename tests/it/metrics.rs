@@ -285,7 +285,7 @@ async fn an_event_that_the_broker_refuses_is_counted() {
     let job = system.submit("lost", Value::Null).await;
     system.reaches("lost", 3).await;
     let refused = "tailwater_worker_fence_refusals_total{kind=\"demo\"}";
-    // Who submits the job may have written its first event when the worker wanted to.
+    // The submitter may have written the first event before the worker tried to.
     let before = scrape(worker_addr).await[refused];
     // Another worker takes the job over.
     let mut writer = system.writer(&job, 2).await;
@@ -299,6 +299,43 @@ async fn an_event_that_the_broker_refuses_is_counted() {
     let superseded = ended("superseded", "");
     let of_worker = [(superseded.as_str(), 1.0), (refused, before + 1.0)];
     until_counted(worker_addr, &of_worker).await;
+    system.end().await;
+}
+
+/// Puts a job into the queue whose input no log can store, as another program might.
+async fn put_too_large(system: &System, job: &str) {
+    let subject = format!("{}.jobs.demo.{job}", system.options.prefix);
+    let queued = json!({"job": job, "kind": "demo", "input": vec![0.5; 131_000]});
+    let context = system.jetstream().await;
+    let published = context.publish(subject, queued.to_string().into()).await;
+    published.unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_that_never_started_is_counted_with_or_without_a_final_event() {
+    let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
+    let flags = ["--metrics", "127.0.0.1:0", "--max-attempts", "1"];
+    let mut worker = system.worker_process(&flags, &["demo"]);
+    let metrics = worker.says("metrics http://").await;
+    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let failed = ended("failed", "attempts_exhausted");
+    let abandoned = ended("abandoned", "");
+    let took = "tailwater_worker_attempt_seconds_count{kind=\"demo\"}";
+    put_too_large(&system, "failed").await;
+    until_counted(worker_addr, &[(failed.as_str(), 1.0), (took, 1.0)]).await;
+    let context = system.jetstream().await;
+    let log = context.get_stream(system.shard()).await.unwrap();
+    let mut config = log.cached_info().config.clone();
+    config.sealed = true;
+    context.update_stream(config).await.unwrap();
+    put_too_large(&system, "abandoned").await;
+    let of_worker = [
+        (failed.as_str(), 1.0),
+        (abandoned.as_str(), 1.0),
+        (took, 2.0),
+    ];
+    until_counted(worker_addr, &of_worker).await;
+    system.queue_is_empty().await;
     system.end().await;
 }
 

@@ -68,6 +68,18 @@ async fn the_openapi_document_matches_the_code() {
         .collect();
     let known: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
     assert!(named.is_subset(&known) && named.len() > 10, "{named:?}");
+    for (method, path) in [
+        ("post", "/api/jobs"),
+        ("get", "/api/jobs/{id}/events"),
+        ("get", "/ws"),
+        ("post", "/api/chat"),
+        ("get", "/api/chat/{id}/stream"),
+    ] {
+        let refused = &document["paths"][path][method]["responses"]["429"];
+        let mut codes = Vec::new();
+        all(refused, "enum", &mut codes);
+        assert_eq!(codes, [&json!(["rate_limited"])], "{method} {path}");
+    }
     let mut references = Vec::new();
     all(&document, "$ref", &mut references);
     for reference in references {
