@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::support::backends::{Flaky, TwoWords};
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
-use crate::support::process::Process;
+use crate::support::process::{Process, runs};
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, limited, text, words};
@@ -295,13 +295,11 @@ async fn a_program_that_ignores_sigterm_is_killed_within_a_second() {
     let job = system.submit("stubborn", Value::Null).await;
     system.reaches("stubborn", 3).await;
     let output = system.state(&job).await.unwrap().output;
-    let pid: u32 = output.trim().parse().unwrap();
-    // A zombie process has an empty command line.
-    let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
-    assert!(runs());
+    let pid = output.trim().parse().unwrap();
+    assert!(runs(pid));
     let asked = Instant::now();
     system.cancel(&job).await;
-    until("the end of the program", async || !runs()).await;
+    until("the end of the program", async || !runs(pid)).await;
     assert_within(asked, Duration::from_secs(1));
     assert_eq!(system.ended(&job).await.status, Status::Cancelled);
     system.end().await;

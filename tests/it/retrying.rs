@@ -42,20 +42,13 @@ async fn next(claim: &mut Claim) -> Delivery {
 
 /// Writes the failure of an attempt, as a worker would that dies right after it.
 async fn fail_once(system: &System, job: &JobId, delay: Duration) {
-    let mut writer = system.writer(job, 1).await;
-    let started = Body::Started {
-        kind: "demo".parse().unwrap(),
-        worker: "dies".into(),
-        continues: false,
-    };
+    let mut writer = system.take_over(job, 1).await;
     let retrying = Body::Retrying {
         code: "exit_status".into(),
         message: "75".into(),
         delay_ms: u64::try_from(delay.as_millis()).unwrap(),
     };
-    for event in [started, retrying] {
-        writer.append(event).await.unwrap();
-    }
+    writer.append(retrying).await.unwrap();
 }
 
 /// How long the attempt after each `job:retrying` waited, in milliseconds.

@@ -81,9 +81,7 @@ impl Talkative {
     /// What `ps` shows of the processes.
     fn command_lines(&self) -> Vec<String> {
         let of_process = |process: &Process| {
-            let pid = process.guard();
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            let line = fs::read(format!("/proc/{}/cmdline", children.trim())).unwrap();
+            let line = fs::read(format!("/proc/{}/cmdline", process.program())).unwrap();
             String::from_utf8_lossy(&line).into_owned()
         };
         self.processes.iter().map(of_process).collect()

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tailwater::edge::{EdgeSettings, Gate, SubjectLimits, Tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen, follow};
 use crate::support::http::get;
-use crate::support::process::run;
+use crate::support::process::{run, run_program};
 use crate::support::socketio::Raw;
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System, words};
@@ -440,13 +440,8 @@ async fn curl_speaks_http_2_with_an_edge() {
     let url = format!("https://{}/api/jobs/curl/events", secured.edge.addr);
     curl.args(["-sN", "--noproxy", "*", "-w", "%{http_version}", "--cacert"])
         .arg(Path::new(&ca))
-        .arg(url)
-        .kill_on_drop(true);
-    let out = timeout(Duration::from_secs(30), curl.output())
-        .await
-        .unwrap()
-        .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+        .arg(url);
+    let text = run_program(&mut curl).await.out;
     assert!(
         text.contains("job:done:v1") && text.ends_with('2'),
         "{text}"
