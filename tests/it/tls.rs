@@ -107,7 +107,8 @@ impl Http2 {
             .header("authorization", &self.authorization)
             .body(body.to_owned())
             .unwrap();
-        self.requests.clone().send_request(request).await
+        let mut requests = self.requests.clone();
+        within("a response", requests.send_request(request)).await
     }
 }
 
@@ -120,9 +121,12 @@ async fn chunk(body: &mut Incoming) -> Option<Vec<u8>> {
 
 async fn whole(mut response: Response<Incoming>) -> String {
     let mut text = Vec::new();
-    while let Some(piece) = chunk(response.body_mut()).await {
-        text.extend(piece);
-    }
+    within("the end of a response", async {
+        while let Some(piece) = chunk(response.body_mut()).await {
+            text.extend(piece);
+        }
+    })
+    .await;
     String::from_utf8(text).unwrap()
 }
 
@@ -204,7 +208,7 @@ async fn each_event_stream_over_http_2_counts_for_its_subject() {
         let own = token(sub, &json!({"watch": ["*"]}), 600);
         client.authorization = format!("Bearer {own}");
         let sent = client.send("GET", "/api/jobs/later/events", "");
-        let response = within("a response", sent).await.unwrap();
+        let response = sent.await.unwrap();
         assert_eq!(response.status(), expected, "{sub}");
         open.push(response);
     }
