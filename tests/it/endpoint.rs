@@ -90,13 +90,7 @@ async fn an_exception_of_an_endpoint_fails_only_its_job_with_its_text() {
     let endpoint = PythonEndpoint::start().await;
     let system = System::on(Broker::shared_one()).await;
     worker(&system, EndpointSettings::new(&endpoint.url)).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let failed = system.submit("raise", json!("raise")).await;
     let state = system.ended(&failed).await;
     let found = (state.attempt, state.output.as_str());

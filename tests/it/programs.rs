@@ -39,13 +39,7 @@ fn program_runs(output: &str) -> bool {
 async fn an_exception_of_a_program_fails_only_its_job_with_its_text() {
     let system = System::on(Broker::shared_one()).await;
     let _worker = worker(&system).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let failed = system.submit("raise", json!("raise")).await;
     let state = system.ended(&failed).await;
     let error = state.error.unwrap();

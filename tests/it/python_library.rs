@@ -154,15 +154,10 @@ async fn work_can_request_a_retry(broker: &Broker) {
     system.submit("retry", json!("retry")).await;
     let seen = follow(&edge.addr, "retry").await;
     seen.assert_text("sentence");
-    let events: Vec<&Value> = seen.events.values().collect();
-    let retries: Vec<_> = events
-        .windows(2)
-        .filter(|pair| pair[0]["type"] == "job:retrying:v1")
-        .collect();
+    let retries = seen.retries();
     assert_eq!(retries.len(), 2);
-    for (pair, delay) in retries.iter().zip([1000, 2000]) {
-        assert_fields!(pair[0], {"message": "try again", "delay_ms": delay});
-        let passed = pair[1]["ts"].as_u64().unwrap() - pair[0]["ts"].as_u64().unwrap();
+    for ((retrying, _, passed), delay) in retries.into_iter().zip([1000, 2000]) {
+        assert_fields!(retrying, {"message": "try again", "delay_ms": delay});
         assert!(passed + 20 >= delay, "{passed} ms have passed, not {delay}");
     }
     let state = system.ended(&always).await;
@@ -176,13 +171,7 @@ async fn work_can_request_a_retry(broker: &Broker) {
 async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = PythonWorker::start(&system, TASKS, 3).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let asked = Instant::now();
     system.cancel(&jobs[1]).await;
     let state = system.ended(&jobs[1]).await;

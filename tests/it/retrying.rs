@@ -53,12 +53,8 @@ async fn fail_once(system: &System, job: &JobId, delay: Duration) {
 
 /// How long the attempt after each `job:retrying` waited, in milliseconds.
 fn waited(seen: &Seen) -> Vec<u64> {
-    let events: Vec<&Value> = seen.events.values().collect();
-    let retries = events
-        .windows(2)
-        .filter(|pair| pair[0]["type"] == "job:retrying:v1");
-    let ts = |event: &Value| event["ts"].as_u64().unwrap();
-    retries.map(|pair| ts(pair[1]) - ts(pair[0])).collect()
+    let retries = seen.retries().into_iter();
+    retries.map(|(_, _, waited)| waited).collect()
 }
 
 async fn a_retry_delay_holds_although_the_queue_does_not_know_it(broker: &Broker) {

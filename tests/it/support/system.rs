@@ -216,6 +216,18 @@ impl System {
             .await
     }
 
+    /// Submits three jobs with an input on which their worker hangs, and waits until each has output.
+    pub async fn three_hanging(&self) -> Vec<JobId> {
+        let mut jobs = Vec::new();
+        for id in ["one", "two", "three"] {
+            jobs.push(self.submit(id, json!("hang")).await);
+        }
+        for job in &jobs {
+            self.reaches(job.as_str(), 3).await;
+        }
+        jobs
+    }
+
     /// Submits any job.
     pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
         let job = id.parse().unwrap();
