@@ -2,6 +2,7 @@
 //! test process.
 
 use std::ffi::OsStr;
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -284,10 +285,23 @@ pub async fn run_with<S: AsRef<OsStr>>(
     run_program(command.args(args).envs(env.iter().copied())).await
 }
 
-/// Runs any program to its end, without an input. It is killed if the test ends before.
+/// Runs any program to its end. It is killed if the test ends before.
 pub async fn run_program(command: &mut Command) -> Ran {
+    run_reading(command, Stdio::null()).await
+}
+
+/// Runs any program to its end, with this text on stdin. It is killed if the test ends before.
+pub async fn run_program_on(command: &mut Command, text: &str) -> Ran {
+    // A program may write much before it has read everything, which a pipe would not hold.
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    run_reading(command, file.into()).await
+}
+
+async fn run_reading(command: &mut Command, stdin: Stdio) -> Ran {
     let what = format!("the end of {:?}", command.as_std().get_program());
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    command.stdin(stdin).kill_on_drop(true);
     within(&what, command.output()).await.unwrap().into()
 }
 
