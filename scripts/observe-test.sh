@@ -8,10 +8,9 @@
 # shellcheck disable=SC2329 # many functions are only called through `check` and `until_true`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/wait.sh
-source scripts/wait.sh
+# shellcheck source=scripts/checks.sh
+source scripts/checks.sh
 
-die() { printf 'observe-test.sh: %s\n' "$*" >&2; exit 1; }
 (($# == 0)) || { printf 'usage: scripts/observe-test.sh\n' >&2; exit 64; }
 for program in cargo curl python3 timeout; do
   command -v "$program" >/dev/null || die "$program is missing."
@@ -29,31 +28,14 @@ export NATS_SERVER
 
 scratch=$(mktemp -d)
 readonly scratch
-passed=0 failed=0 children=()
+children=()
 
-pass() { passed=$((passed + 1)); printf 'ok    %s\n' "$*"; }
-fail() { failed=$((failed + 1)); printf 'FAIL  %s\n' "$*"; }
-check() {
-  local what=$1
-  shift
-  if "$@"; then pass "$what"; else fail "$what"; fi
-}
-stop() { fail "$*"; exit 1; }
-
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
-# end PID: SIGTERM, then SIGKILL.
-end() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  until_true 20 has_ended "$1" || kill -KILL "$1" 2>/dev/null || true
-  wait "$1" 2>/dev/null || true
-}
 finish() {
   local code=$? i log
   trap '' INT TERM HUP
   # The broker, which `up` started, last: the others then end without waiting for it.
-  for ((i = ${#children[@]} - 1; i >= 0; i--)); do end "${children[i]}"; done
-  # A script that ended early has failed.
-  ((code == 0 || failed > 0)) || fail "the script ended early (exit code $code)"
+  for ((i = ${#children[@]} - 1; i >= 0; i--)); do stop "${children[i]}"; done
+  check_exit "$code"
   if ((code != 0)); then
     for log in "$scratch"/*.err; do
       printf -- '--- %s\n' "${log##*/}"
@@ -82,23 +64,21 @@ printed() {
   value=$(sed -n "s|^$2||p" "$scratch/$1.out" 2>/dev/null | head -n 1)
   [[ -n $value ]]
 }
-http() { curl -s --noproxy '*' --connect-timeout 3 --max-time 15 "$@"; }
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # ---- the system
 
 start up "$tailwater" up --listen 127.0.0.1:0 --data-dir "$scratch/data"
-until_true 60 printed up 'nats ' || stop "tailwater up starts NATS"
+until_true 60 printed up 'nats ' || bail "tailwater up starts NATS"
 nats=$value
-until_true 60 printed up 'ready ' || stop "tailwater up starts an edge"
+until_true 60 printed up 'ready ' || bail "tailwater up starts an edge"
 edge=$value
 
 start words "$tailwater" worker --nats "$nats" --kind words --metrics 127.0.0.1:0 demo
 start fails "$tailwater" worker --nats "$nats" --kind fails --metrics 127.0.0.1:0 exec -- false
 failing=${children[-1]}
-until_true 30 printed words 'metrics http://' || stop "a worker serves metrics"
+until_true 30 printed words 'metrics http://' || bail "a worker serves metrics"
 words=${value%/metrics}
-until_true 30 printed fails 'metrics http://' || stop "another worker serves metrics"
+until_true 30 printed fails 'metrics http://' || bail "another worker serves metrics"
 fails=${value%/metrics}
 
 # Fails until the worker has declared its kind; repeating it is harmless.
@@ -106,10 +86,10 @@ submit() {
   http -f -o /dev/null -H 'content-type: application/json' "$edge/api/jobs" \
     -d "{\"kind\": \"$1\", \"id\": \"$1\", \"input\": {\"words\": 20, \"rate\": 20, \"seed\": 1}}"
 }
-for kind in words fails; do until_true 30 submit "$kind" || stop "a job of the kind $kind is accepted"; done
-timeout 30 "$tailwater" tail words --edge "$edge" >/dev/null 2>"$scratch/tail.err" || stop "the job of the kind words can be followed"
+for kind in words fails; do until_true 30 submit "$kind" || bail "a job of the kind $kind is accepted"; done
+timeout 30 "$tailwater" tail words --edge "$edge" >/dev/null 2>"$scratch/tail.err" || bail "the job of the kind words can be followed"
 has_failed() { http "$edge/api/jobs/fails/state" | grep -q '"status":"failed"'; }
-until_true 60 has_failed || stop "the job of the kind fails fails"
+until_true 60 has_failed || bail "the job of the kind fails fails"
 
 # ---- Prometheus, with the configuration of this repository
 
@@ -134,10 +114,10 @@ readonly prometheus=http://127.0.0.1:$port
 start prometheus "$prometheus_program" --config.file="$scratch/prometheus.yml" --storage.tsdb.path="$scratch/tsdb" \
   --web.listen-address="127.0.0.1:$port"
 is_ready() {
-  has_ended "${children[-1]}" && stop "Prometheus runs"
+  has_ended "${children[-1]}" && bail "Prometheus runs"
   http -f -o /dev/null "$prometheus/-/ready"
 }
-until_true 60 is_ready || stop "Prometheus is ready"
+until_true 60 is_ready || bail "Prometheus is ready"
 pass "Prometheus starts with the configuration"
 
 # ask WHAT: one check of what Prometheus answers. Its complaints are kept for the case that it never succeeds.
@@ -196,7 +176,7 @@ check "Prometheus scrapes the edge and both workers" until_true 30 ask targets
 check "Prometheus evaluates every alert" until_true 30 ask alerts
 check "every metric of the alerts and the dashboard is there" until_true 30 ask metrics
 check "every query of the dashboard has data" until_true 60 ask_panels
-end "$failing"
+stop "$failing"
 check "a worker that does not answer raises an alert" until_true 30 ask down
 
 ((failed == 0))

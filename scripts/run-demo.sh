@@ -6,16 +6,15 @@
 # It writes to a temporary directory that it removes, to target/, and to .tools/ if there is no nats-server.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=scripts/wait.sh
-source scripts/wait.sh
+# shellcheck source=scripts/checks.sh
+source scripts/checks.sh
 
 say() { printf '\n== %s\n' "$*"; }
-die() { printf 'run-demo.sh: %s\n' "$*" >&2; exit 1; }
 
-check=
+only_check=
 case "${1:-} $#" in
   " 0") ;;
-  "--check 1") check=1 ;;
+  "--check 1") only_check=1 ;;
   *) printf 'usage: scripts/run-demo.sh [--check]\n' >&2; exit 64 ;;
 esac
 command -v cargo >/dev/null ||
@@ -35,25 +34,15 @@ export NATS_SERVER
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tailwater-demo.XXXXXX")
 children=()
 
-# Stops what was started here, in the order of starting: SIGTERM, then SIGKILL.
+# Stops what was started here, in the order of starting.
 cleanup() {
-  local pid i
-  for pid in ${children[@]+"${children[@]}"}; do
-    kill -TERM "$pid" 2>/dev/null || continue
-    for ((i = 0; i < 100; i++)); do
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.1
-    done
-    kill -KILL "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
-  done
+  local pid
+  for pid in ${children[@]+"${children[@]}"}; do stop "$pid"; done
   rm -rf "$dir"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-
-has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
 # The job: numbers the lines of a document and writes one every 25 ms, about as fast as a model.
 readonly file=docs/workers.md
@@ -99,7 +88,7 @@ printf '%s\n' "$summary"
 cmp "$dir/expected" "$dir/received" || die "the client did not receive what the program writes."
 printf 'received %d bytes, identical to what the program writes\n' "$(wc -c <"$dir/received")"
 
-[[ -z $check ]] || exit 0
+[[ -z $only_check ]] || exit 0
 
 trap 'exit 0' INT TERM HUP
 say "still running: $edge (Ctrl-C stops everything). In another terminal, for example:"

@@ -7,9 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
-import re
 import secrets
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -415,11 +413,7 @@ def checked_edge(rig, key):
     (folder / "secret").write_bytes(SECRET)
     keys = ["--auth-secret", folder / "secret", "--auth-jwks", folder / "keys.json"]
     expects = ["--auth-issuer", "hostile", "--auth-audience", "tailwater"]
-    command = rig.tailwater("edge", "--listen", "127.0.0.1:0", "--auth", "jwt", *keys, *expects)
-    edge = rig.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    ready = re.search(r"ready http://.*:(\d+)", edge.stdout.readline())
-    require(ready, "the edge that checks tokens did not start")
-    return edge, int(ready[1])
+    return rig.edge_with("--auth", "jwt", *keys, *expects)
 
 
 def with_token(token, job):

@@ -68,16 +68,19 @@ class Rig:
         command = [self.program, "worker", "--kind", kind, "--concurrency", str(concurrency), "--nats", self.url, *backend]
         return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def edge_with(self, *flags):
+        """Starts an edge with these flags. Returns its process and its port."""
+        command = self.tailwater("edge", "--listen", "127.0.0.1:0", *flags)
+        with open(Path(self.folder.name, "edge.log"), "ab") as log:
+            edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = edge.stdout.readline()
+        if not (ready := re.search(r"ready http://.*:(\d+)", line)):
+            raise RuntimeError(f"an edge did not start: {line!r}")
+        return edge, int(ready[1])
+
     def start_edge(self):
         """Starts a new edge, so that an attack does not affect the next one."""
-        flags = ("--listen", "127.0.0.1:0", "--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test")
-        command = self.tailwater("edge", *flags)
-        log = open(Path(self.folder.name, "edge.log"), "ab")
-        self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        line = self.edge.stdout.readline()
-        if not (ready := re.search(r"ready http://.*:(\d+)", line)):
-            raise SystemExit(f"the edge did not start: {line!r}")
-        self.port = int(ready[1])
+        self.edge, self.port = self.edge_with("--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test")
 
     def start_watchers(self, jobs):
         command = [sys.executable, HERE / "watchers.py", str(self.port), str(self.clients), *jobs]

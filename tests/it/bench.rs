@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::broker;
-use crate::support::process::{Process, at_a_terminal, tailwater};
+use crate::support::process::{Process, at_a_terminal, run_program, runs, tailwater};
 use crate::support::up::up;
-use crate::support::{eventually, python, root, until, within};
+use crate::support::{eventually, python, root, until};
 
 /// Runs `tailwater bench` with these arguments, and returns its report.
 async fn bench(args: &str) -> Value {
@@ -141,11 +141,6 @@ async fn a_bench_that_is_interrupted_leaves_nothing_running() {
     .await;
 }
 
-fn runs(process: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"));
-    status.is_ok_and(|status| !status.contains("State:\tZ"))
-}
-
 /// Its children, and theirs: guards and what they guard.
 fn descendants(process: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
@@ -244,10 +239,8 @@ async fn the_most_that_a_server_holds_is_the_last_load_without_late_events() {
     search
         .args(["-c", SEARCH])
         .arg(root().join("scripts/bench"));
-    let found = within("a search", search.output()).await.unwrap();
-    let complaint = String::from_utf8_lossy(&found.stderr);
-    assert!(found.status.success(), "{complaint}");
-    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let found = run_program(&mut search).await.prints();
+    let found: Value = serde_json::from_str(&found).unwrap();
     assert_eq!(found, json!([[40_000.0], [30_000.0]]));
 }
 

@@ -4,10 +4,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::support::process::run_program;
+use crate::support::root;
 use crate::support::third_party::ThirdParty;
 use crate::support::tokens::SIGNING;
 use crate::support::up::{up, up_with};
-use crate::support::{root, within};
 
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
@@ -191,10 +192,5 @@ async fn the_console_says_what_a_token_does_not_allow_and_asks_again_when_it_exp
 async fn the_pictures_show_the_console_as_it_is() {
     let mut check = Command::new("node");
     check.args(["scripts/pictures.mjs", "--check"]);
-    check.current_dir(root());
-    let checked = within("a check of the pictures", check.output())
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success(), "{said}");
+    run_program(check.current_dir(root())).await.prints();
 }

@@ -1,10 +1,10 @@
 use serde_json::{Value, json};
-use tailwater::edge::{AllowedOrigins, EdgeSettings, Gate, SubjectLimits};
+use tailwater::edge::{AllowedOrigins, EdgeSettings};
 
 use crate::support::broker::Broker;
 use crate::support::http::{UPGRADE, exchange, http, raw};
 use crate::support::system::{Edge, System};
-use crate::support::tokens::{bearer, keys, token};
+use crate::support::tokens::{bearer, gate, keys, token};
 
 const EVIL: &str = "Origin: https://evil.example\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -172,7 +172,7 @@ async fn with_tokens_any_page_may_try_but_does_nothing_without_one() {
     system.declare_demo().await;
     let edge = system
         .edge_with(EdgeSettings {
-            gate: Gate::checked(keys(), None, SubjectLimits::default()),
+            gate: gate(keys()),
             browsers: tailwater::edge::BrowserPolicy {
                 origins: AllowedOrigins::Any,
                 ..Default::default()
@@ -202,11 +202,7 @@ async fn with_tokens_any_page_may_try_but_does_nothing_without_one() {
 #[tokio::test]
 async fn every_answer_has_the_headers_that_protect_a_browser() {
     let system = System::on(Broker::shared_one()).await;
-    let settings = EdgeSettings {
-        gate: Gate::checked(keys(), None, SubjectLimits::default()),
-        ..EdgeSettings::default()
-    };
-    let checked = system.edge_with(settings).await;
+    let checked = system.edge_with_tokens().await;
     let open = system.edge().await;
     let get = |path: &str, headers: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")

@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::backend::webhook::Webhook;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output};
 use tailwater::config::{CALLBACK_WAIT, KIND_JOBS_MAX};
 use tailwater::wire::limits::EVENT_MAX;
@@ -35,13 +34,11 @@ impl Calls {
         system
             .worker(Demo, |settings| settings.concurrency = 1)
             .await;
-        let webhook = Webhook::new(vec![server.addr.clone()], &SECRET.into()).unwrap();
         let worker = |settings: &mut WorkerSettings| {
-            *settings = WorkerSettings::new("callback".parse().unwrap());
             settings.pause = Duration::from_millis(20);
             change(settings);
         };
-        system.worker(webhook, worker).await;
+        system.callbacks(server, worker).await;
         let edge = system.edge_calling(&[&server.addr]).await;
         Self {
             system,

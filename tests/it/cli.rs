@@ -14,10 +14,10 @@ use tokio::process::Command;
 use crate::support::broker::{self, Broker};
 use crate::support::client::{Client, Seen, follow};
 use crate::support::http::metric;
-use crate::support::process::{Process, Ran, at_a_terminal, run, tailwater};
+use crate::support::process::{Process, Ran, at_a_terminal, run, run_program, tailwater};
 use crate::support::system::{System, text, words};
 use crate::support::up::up;
-use crate::support::{eventually, python, root, until, within};
+use crate::support::{eventually, python, root, until};
 
 /// Whether a process listens on this address.
 async fn is_open(addr: &str) -> bool {
@@ -406,8 +406,7 @@ async fn an_edge_serves_a_page_to_browsers() {
     let page = format!("http://{}/", edge.addr);
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-w", "\n%{content_type}", &page]);
-    let out = within("a page", curl.output()).await.unwrap();
-    let out = String::from_utf8(out.stdout).unwrap();
+    let out = run_program(&mut curl).await.prints();
     assert!(out.contains("<title>Tailwater console</title>"), "{out}");
     assert!(out.ends_with("\ntext/html; charset=utf-8"), "{out}");
     system.end().await;

@@ -41,13 +41,7 @@ async fn conformance(kind: &str, input: &str, command: &[OsString]) -> Ran {
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let out = timeout(LIMIT, tests.output()).await.expect("in time");
-    let out = out.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran {
-        code: out.status.code().unwrap_or(-1),
-        out: text(out.stdout),
-        err: text(out.stderr),
-    }
+    out.unwrap().into()
 }
 
 /// The command line of a worker of this program.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::endpoint::{Endpoint, EndpointSettings, RequestHeader};
-use tailwater::backend::webhook::Webhook;
 use tailwater::wire::{JobId, JobState, Status};
 use tailwater::worker::WorkerSettings;
 use tempfile::TempDir;
@@ -12,12 +11,11 @@ use tokio::time::Instant;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::http::post;
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::signatures::assert_signed;
 use crate::support::system::{SECRET, System, limited};
-use crate::support::{assert_fields, assert_within, python, root, until};
+use crate::support::{assert_fields, assert_within, python, root};
 
 /// The example, with another function `run`.
 struct PythonEndpoint {
@@ -92,13 +90,7 @@ async fn an_exception_of_an_endpoint_fails_only_its_job_with_its_text() {
     let endpoint = PythonEndpoint::start().await;
     let system = System::on(Broker::shared_one()).await;
     worker(&system, EndpointSettings::new(&endpoint.url)).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let failed = system.submit("raise", json!("raise")).await;
     let state = system.ended(&failed).await;
     let found = (state.attempt, state.output.as_str());
@@ -140,22 +132,10 @@ async fn a_cancel_and_a_time_limit_close_the_connection_to_an_endpoint() {
 #[tokio::test]
 async fn a_job_of_an_endpoint_calls_back() {
     let endpoint = PythonEndpoint::start().await;
-    let receiver = Server::accepting().await;
     let system = System::on(Broker::shared_one()).await;
     worker(&system, EndpointSettings::new(&endpoint.url)).await;
-    let webhook = Webhook::new(vec![receiver.addr.clone()], &SECRET.into()).unwrap();
-    let callbacks = |settings: &mut WorkerSettings| {
-        *settings = WorkerSettings::new("callback".parse().unwrap());
-    };
-    system.worker(webhook, callbacks).await;
-    let edge = system.edge_calling(&[&receiver.addr]).await;
-    let callback = format!("http://{}/ended", receiver.addr);
-    let body = json!({"kind": "demo", "id": "calls", "input": "raise", "callback": callback});
-    assert_eq!(post(&edge, &body).await.0, 202);
-    until("the callback", async || receiver.requests().len() == 1).await;
-    let data = &receiver.at("/ended")[0].json()["data"];
-    assert_fields!(data, {"id": "calls", "status": "failed"});
-    assert_eq!(data["error"]["message"], "ValueError: no such city");
+    let error = system.failure_called_back("raise").await;
+    assert_eq!(error["message"], "ValueError: no such city");
     system.end().await;
 }
 

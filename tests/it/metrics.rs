@@ -111,10 +111,7 @@ fn assert_edge_counted(of_edge: &str, events: usize) {
 async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     let system = System::on(Broker::shared_one()).await;
     let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
-    let mut worker =
-        system.worker_process(&["--metrics", "127.0.0.1:0", "--threads", "2"], &["demo"]);
-    let metrics = worker.says("metrics http://").await;
-    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let (_worker, worker_addr) = system.measured_worker(&["--threads", "2"], &["demo"]).await;
     system.kind_is_known().await;
     let body = json!({"kind": "demo", "id": "job-x7q", "input": words(30, 100, 1)}).to_string();
     let json = "Content-Type: application/json\r\n";
@@ -127,8 +124,8 @@ async fn an_edge_and_a_worker_serve_exactly_the_documented_metrics() {
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
     // The worker counts the end when it has stored it, which the client may learn first.
     let done = ended("done", "");
-    until_counted(worker_addr, &[(done.as_str(), 1.0)]).await;
-    let (head, of_worker) = get(worker_addr, "/metrics", "").await;
+    until_counted(&worker_addr, &[(done.as_str(), 1.0)]).await;
+    let (head, of_worker) = get(&worker_addr, "/metrics", "").await;
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     assert_eq!(families(&of_worker), served_by("worker"));
     let (_, of_edge) = get(&addr, "/metrics", "").await;
@@ -234,10 +231,8 @@ async fn waiting_running_and_ended_jobs_are_counted_by_kind_and_code() {
     until_counted(&edge.addr, &of_queue(2.0, 0.0)).await;
     until_counted(&edge.addr, &[(idle, 0.0)]).await;
     until("an age", async || scrape(&edge.addr).await[oldest] > 0.0).await;
-    let flags = ["--metrics", "127.0.0.1:0"];
-    let mut worker = system.worker_process(&flags, &["exec", "--", "sh", "-c", TASKS]);
-    let metrics = worker.says("metrics http://").await;
-    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let exec = ["exec", "--", "sh", "-c", TASKS];
+    let (_worker, worker_addr) = system.measured_worker(&[], &exec).await;
     let running = "tailwater_worker_running_jobs{kind=\"demo\"}";
     let failed = ended("failed", "exit_status");
     let of_worker = [
@@ -251,7 +246,7 @@ async fn waiting_running_and_ended_jobs_are_counted_by_kind_and_code() {
             1.0,
         ),
     ];
-    until_counted(worker_addr, &of_worker).await;
+    until_counted(&worker_addr, &of_worker).await;
     until_counted(&edge.addr, &of_queue(0.0, 1.0)).await;
     until_counted(&edge.addr, &[(oldest, 0.0)]).await;
     until("a free worker", async || {
@@ -263,7 +258,7 @@ async fn waiting_running_and_ended_jobs_are_counted_by_kind_and_code() {
     until_counted(&edge.addr, &[("tailwater_edge_cancels_total", 1.0)]).await;
     let cancelled = ended("cancelled", "");
     let of_worker = [(cancelled.as_str(), 1.0), (running, 0.0)];
-    until_counted(worker_addr, &of_worker).await;
+    until_counted(&worker_addr, &of_worker).await;
     system.end().await;
 }
 
@@ -277,28 +272,20 @@ async fn an_event_that_the_broker_refuses_is_counted() {
         go.display()
     );
     // With this ack wait, the worker does not look at the log by itself during the test.
-    let flags = ["--metrics", "127.0.0.1:0", "--ack-wait", "90s"];
-    let mut worker = system.worker_process(&flags, &["exec", "--", "sh", "-c", &program]);
-    let metrics = worker.says("metrics http://").await;
-    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let flags = ["--ack-wait", "90s"];
+    let exec = ["exec", "--", "sh", "-c", &program];
+    let (_worker, worker_addr) = system.measured_worker(&flags, &exec).await;
     system.kind_is_known().await;
     let job = system.submit("lost", Value::Null).await;
     system.reaches("lost", 3).await;
     let refused = "tailwater_worker_fence_refusals_total{kind=\"demo\"}";
     // The submitter may have written the first event before the worker tried to.
-    let before = scrape(worker_addr).await[refused];
-    // Another worker takes the job over.
-    let mut writer = system.writer(&job, 2).await;
-    let started = Body::Started {
-        kind: "demo".parse().unwrap(),
-        worker: "other".into(),
-        continues: false,
-    };
-    writer.append(started).await.unwrap();
+    let before = scrape(&worker_addr).await[refused];
+    system.take_over(&job, 2).await;
     fs::write(&go, "").unwrap();
     let superseded = ended("superseded", "");
     let of_worker = [(superseded.as_str(), 1.0), (refused, before + 1.0)];
-    until_counted(worker_addr, &of_worker).await;
+    until_counted(&worker_addr, &of_worker).await;
     system.end().await;
 }
 
@@ -360,7 +347,7 @@ async fn tokens_are_counted_once_the_event_that_reports_them_is_stored() {
     let mut settings = WorkerSettings::new(kind.clone());
     // The worker does not look at the log by itself during the test.
     settings.ack_wait = Duration::from_secs(90);
-    let role = Role::Worker(Some(kind.clone()));
+    let role = Role::Worker(Some(kind));
     let nats = Nats::connect(&system.as_role(role)).await.unwrap();
     let go = Arc::new(Notify::new());
     let backend = WithTokens(Arc::clone(&go));
@@ -389,14 +376,8 @@ async fn tokens_are_counted_once_the_event_that_reports_them_is_stored() {
     };
     let lost = system.submit("lost", Value::Null).await;
     system.reaches("lost", 3).await;
-    // Another worker takes the job over, so the log refuses the attempt's last event.
-    let started = Body::Started {
-        kind,
-        worker: "other".into(),
-        continues: false,
-    };
-    let mut writer = system.writer(&lost, 2).await;
-    writer.append(started).await.unwrap();
+    // Now the log refuses the attempt's last event.
+    system.take_over(&lost, 2).await;
     go.notify_one();
     until_ended("superseded", [0.0, 0.0]).await;
     system.submit("kept", Value::Null).await;
@@ -412,22 +393,20 @@ async fn connections_to_nats_that_were_lost_are_counted() {
     let broker = system.url().strip_prefix("nats://").unwrap();
     let proxy = Proxy::to(broker).await;
     let far = system.reached_at(&format!("nats://{}", proxy.addr));
-    let mut worker = far.worker_process(&["--metrics", "127.0.0.1:0"], &["demo"]);
-    let metrics = worker.says("metrics http://").await;
-    let addr = metrics.strip_suffix("/metrics").unwrap();
+    let (_worker, addr) = far.measured_worker(&[], &["demo"]).await;
     system.kind_is_known().await;
     let up = "tailwater_nats_connections{state=\"up\"}";
     let down = "tailwater_nats_connections{state=\"down\"}";
     let reconnects = "tailwater_nats_reconnects_total";
-    let found = scrape(addr).await;
+    let found = scrape(&addr).await;
     let all = found[up];
     assert!(all >= 1.0 && found[down] == 0.0, "{found:?}");
     // No process listens on this port.
     proxy.lead_to("127.0.0.1:1");
     proxy.cut();
-    until_counted(addr, &[(up, 0.0), (down, all), (reconnects, 0.0)]).await;
+    until_counted(&addr, &[(up, 0.0), (down, all), (reconnects, 0.0)]).await;
     proxy.lead_to(broker);
-    until_counted(addr, &[(up, all), (down, 0.0), (reconnects, all)]).await;
+    until_counted(&addr, &[(up, all), (down, 0.0), (reconnects, all)]).await;
     system.end().await;
 }
 

@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use tailwater::edge::{EdgeSettings, Gate, SubjectLimits};
+use tailwater::edge::EdgeSettings;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use crate::support::broker::Broker;
 use crate::support::http::http;
 use crate::support::system::{Edge, System, words};
-use crate::support::tokens::{bearer, keys, token};
+use crate::support::tokens::{bearer, gate, keys, token};
 use crate::support::{table, until};
 
 /// What each token may do, as the code of the answer; `-`: the answer is like that to a chat or a list without anything;
@@ -124,7 +124,7 @@ async fn each_token_may_do_what_it_grants_over_the_protocols_of_others() {
     let edge = system
         .edge_with(EdgeSettings {
             chat_kind: Some("demo".parse().unwrap()),
-            gate: Gate::checked(keys(), None, SubjectLimits::default()),
+            gate: gate(keys()),
             ..EdgeSettings::default()
         })
         .await;

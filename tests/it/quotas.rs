@@ -75,10 +75,7 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     let mut refused = TokenSocket::join(&edge.addr, Sends::Frame, &a)
         .await
         .unwrap();
-    let mut packets = Vec::new();
-    while let Some(packet) = refused.packet().await {
-        packets.push(packet);
-    }
+    let packets = refused.rest().await;
     assert!(
         packets.join("\n").contains("\"rate_limited\""),
         "{packets:?}"

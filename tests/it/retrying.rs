@@ -42,30 +42,19 @@ async fn next(claim: &mut Claim) -> Delivery {
 
 /// Writes the failure of an attempt, as a worker would that dies right after it.
 async fn fail_once(system: &System, job: &JobId, delay: Duration) {
-    let mut writer = system.writer(job, 1).await;
-    let started = Body::Started {
-        kind: "demo".parse().unwrap(),
-        worker: "dies".into(),
-        continues: false,
-    };
+    let mut writer = system.take_over(job, 1).await;
     let retrying = Body::Retrying {
         code: "exit_status".into(),
         message: "75".into(),
         delay_ms: u64::try_from(delay.as_millis()).unwrap(),
     };
-    for event in [started, retrying] {
-        writer.append(event).await.unwrap();
-    }
+    writer.append(retrying).await.unwrap();
 }
 
 /// How long the attempt after each `job:retrying` waited, in milliseconds.
 fn waited(seen: &Seen) -> Vec<u64> {
-    let events: Vec<&Value> = seen.events.values().collect();
-    let retries = events
-        .windows(2)
-        .filter(|pair| pair[0]["type"] == "job:retrying:v1");
-    let ts = |event: &Value| event["ts"].as_u64().unwrap();
-    retries.map(|pair| ts(pair[1]) - ts(pair[0])).collect()
+    let retries = seen.retries().into_iter();
+    retries.map(|(_, _, waited)| waited).collect()
 }
 
 async fn a_retry_delay_holds_although_the_queue_does_not_know_it(broker: &Broker) {

@@ -1,44 +1,31 @@
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 use tailwater::wire::{ClientFrame, Encoding, Submission};
+use tokio::process::Command;
 
 use crate::support::broker::Broker;
+use crate::support::process::run_program_on;
 use crate::support::system::{System, words};
 use crate::support::{python, root};
 
 /// Which of the values match the schema of this name, according to an independent validator.
-fn validate(values: &[(&str, Value)]) -> Vec<bool> {
+async fn validate(values: &[(&str, Value)]) -> Vec<bool> {
     let root = root();
-    let mut child = Command::new(python("python"))
+    let mut validator = Command::new(python("python"));
+    validator
         .arg(root.join("tests/clients/validate.py"))
-        .arg(root.join("src/wire/schema/tailwater.schema.json"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .arg(root.join("src/wire/schema/tailwater.schema.json"));
     let input: String = values
         .iter()
         .map(|(name, value)| format!("{}\n", json!([name, value])))
         .collect();
-    let mut stdin = child.stdin.take().unwrap();
-    // Its answers fit into a pipe.
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success());
-    let valid: Vec<bool> = String::from_utf8(out.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| line == "true")
-        .collect();
+    let answers = run_program_on(&mut validator, &input).await.prints();
+    let valid: Vec<bool> = answers.lines().map(|line| line == "true").collect();
     assert_eq!(valid.len(), values.len());
     valid
 }
 
-fn assert_all_fit(values: &[(&str, Value)]) {
-    for (fits, (name, value)) in validate(values).into_iter().zip(values) {
+async fn assert_all_fit(values: &[(&str, Value)]) {
+    for (fits, (name, value)) in validate(values).await.into_iter().zip(values) {
         assert!(fits, "no {name}: {value}");
     }
 }
@@ -52,8 +39,8 @@ fn name(frame: &Value) -> &'static str {
     }
 }
 
-#[test]
-fn the_examples_in_the_protocol_match_the_schemas() {
+#[tokio::test]
+async fn the_examples_in_the_protocol_match_the_schemas() {
     let document = include_str!("../../src/wire/PROTOCOL.md");
     let lines = document
         .lines()
@@ -68,11 +55,11 @@ fn the_examples_in_the_protocol_match_the_schemas() {
         })
         .collect();
     assert!(values.len() > 20, "{}", values.len());
-    assert_all_fit(&values);
+    assert_all_fit(&values).await;
 }
 
-#[test]
-fn the_schemas_accept_exactly_the_valid_client_frames() {
+#[tokio::test]
+async fn the_schemas_accept_exactly_the_valid_client_frames() {
     let cursor = "AeiRFY9quGgDBAQ";
     let frames = [
         json!({"op": "watch", "job": "j1"}),
@@ -138,7 +125,9 @@ fn the_schemas_accept_exactly_the_valid_client_frames() {
     let values: Vec<_> = frames
         .chain(submissions.into_iter().map(|job| ("Submission", job)))
         .collect();
-    for ((fits, taken), (name, value)) in validate(&values).into_iter().zip(taken).zip(&values) {
+    for ((fits, taken), (name, value)) in
+        validate(&values).await.into_iter().zip(taken).zip(&values)
+    {
         assert_eq!(fits, taken, "{name}: {value}");
     }
 }
@@ -170,7 +159,7 @@ async fn server_frames_match_the_schemas() {
         }
     }
     assert!(values.iter().filter(|(name, _)| *name == "Event").count() > 9);
-    assert_all_fit(&values);
+    assert_all_fit(&values).await;
     // The schemas are not trivial: this event matches neither.
     let wrong = json!({"type": "model:chunk:v1", "job": "j", "seq": 1, "attempt": 1, "ts": 1, "cursor": "A"});
     assert_eq!(
@@ -178,7 +167,8 @@ async fn server_frames_match_the_schemas() {
             ("Event", wrong.clone()),
             ("ServerFrame", wrong.clone()),
             ("OtherEvent", wrong)
-        ]),
+        ])
+        .await,
         [false, false, true]
     );
     system.end().await;

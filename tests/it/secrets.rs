@@ -12,7 +12,7 @@ use crate::support::http::{exchange, get};
 use crate::support::http_server::{Exchange, Request, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::sse::Sse;
-use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer};
+use crate::support::tokens::{Sends, TokenClient, TokenSocket, issue_ticket};
 use crate::support::{PATIENCE, until, within};
 
 /// What nothing may print: keys, passwords, what jobs get, and what they produce.
@@ -81,9 +81,7 @@ impl Talkative {
     /// What `ps` shows of the processes.
     fn command_lines(&self) -> Vec<String> {
         let of_process = |process: &Process| {
-            let pid = process.guard();
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            let line = fs::read(format!("/proc/{}/cmdline", children.trim())).unwrap();
+            let line = fs::read(format!("/proc/{}/cmdline", process.program())).unwrap();
             String::from_utf8_lossy(&line).into_owned()
         };
         self.processes.iter().map(of_process).collect()
@@ -202,16 +200,13 @@ async fn send_tokens(addr: &str) -> String {
         let refused = TokenSocket::join(addr, sends, "openai-k3y").await;
         assert_eq!(refused.err().as_deref(), Some("unauthorized"));
     }
-    let headers = format!("{}Content-Type: application/json\r\n", bearer(own));
-    let (_, issued) = exchange(addr, "POST", "/api/tickets", &headers, br#"{"job":"chat"}"#).await;
-    let issued: Value = serde_json::from_str(&issued).unwrap();
-    let ticket = issued["ticket"].as_str().unwrap();
+    let ticket = issue_ticket(addr, own, "chat").await;
     let events = "/api/jobs/chat/events";
     let path = format!("{events}?ticket={ticket}");
     assert_eq!(Sse::open(addr, &path, "").await.status, 200);
     let cookie = format!("Cookie: tailwater_token={own}\r\n");
     assert_eq!(Sse::open(addr, events, &cookie).await.status, 200);
-    ticket.to_owned()
+    ticket
 }
 
 /// Asks the edge for everything, with a valid token and with others. Returns the token that it

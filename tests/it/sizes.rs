@@ -1,4 +1,3 @@
-use std::io::{Seek as _, Write as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,10 +13,11 @@ use tokio::time::Instant;
 use crate::support::broker::Broker;
 use crate::support::client::{Encoding, follow};
 use crate::support::http::{assert_problem, http, post, post_refused};
+use crate::support::process::run_program_on;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::socketio::Raw;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_fields, assert_within, within};
+use crate::support::{assert_fields, assert_within};
 
 on_one_and_three!(
     an_oversized_job_is_refused_on_every_transport,
@@ -29,18 +29,6 @@ on_one_and_three!(
 /// 512 KiB of JSON, 1.15 MiB of MessagePack.
 fn too_large() -> Value {
     json!(vec![0.5; 131_000])
-}
-
-/// Runs `tailwater` with a text on stdin: exit code, stdout, stderr.
-async fn run_with_stdin(args: &[String], text: &str) -> (Option<i32>, String, String) {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file.rewind().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command.args(args).stdin(file).kill_on_drop(true);
-    let out = within("a command", command.output()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (out.status.code(), text(out.stdout), text(out.stderr))
 }
 
 async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
@@ -70,18 +58,11 @@ async fn an_oversized_job_is_refused_on_every_transport(broker: &Broker) {
     emit["ref"] = json!("r");
     let error = raw.ask(1, "submit", &emit).await;
     assert_fields!(error, {"code": "too_large", "ref": "r"});
-    let args = [
-        ["submit", "--kind", "demo", "--input", "-"]
-            .map(str::to_owned)
-            .to_vec(),
-        system.flags(),
-    ]
-    .concat();
-    let (status, out, err) = run_with_stdin(&args, &input.to_string()).await;
-    assert!(
-        status == Some(2) && out.is_empty() && err.contains(&EVENT_MAX.to_string()),
-        "{status:?} {out} {err}"
-    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
+    command.args(["submit", "--kind", "demo", "--input", "-"]);
+    let ran = run_program_on(command.args(system.flags()), &input.to_string()).await;
+    assert_eq!(ran.out, "", "{ran:?}");
+    ran.fails(2, &EVENT_MAX.to_string());
     // Each was refused without a request to the broker.
     assert_within(begun, Duration::from_secs(20));
     assert_eq!(system.stored_messages().await, 0);

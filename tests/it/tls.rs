@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tailwater::edge::{EdgeSettings, Gate, SubjectLimits, Tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Seen, follow};
 use crate::support::http::get;
-use crate::support::process::run;
+use crate::support::process::{run, run_program};
 use crate::support::socketio::Raw;
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System, words};
@@ -107,7 +107,8 @@ impl Http2 {
             .header("authorization", &self.authorization)
             .body(body.to_owned())
             .unwrap();
-        self.requests.clone().send_request(request).await
+        let mut requests = self.requests.clone();
+        within("a response", requests.send_request(request)).await
     }
 }
 
@@ -120,9 +121,12 @@ async fn chunk(body: &mut Incoming) -> Option<Vec<u8>> {
 
 async fn whole(mut response: Response<Incoming>) -> String {
     let mut text = Vec::new();
-    while let Some(piece) = chunk(response.body_mut()).await {
-        text.extend(piece);
-    }
+    within("the end of a response", async {
+        while let Some(piece) = chunk(response.body_mut()).await {
+            text.extend(piece);
+        }
+    })
+    .await;
     String::from_utf8(text).unwrap()
 }
 
@@ -204,7 +208,7 @@ async fn each_event_stream_over_http_2_counts_for_its_subject() {
         let own = token(sub, &json!({"watch": ["*"]}), 600);
         client.authorization = format!("Bearer {own}");
         let sent = client.send("GET", "/api/jobs/later/events", "");
-        let response = within("a response", sent).await.unwrap();
+        let response = sent.await.unwrap();
         assert_eq!(response.status(), expected, "{sub}");
         open.push(response);
     }
@@ -440,13 +444,8 @@ async fn curl_speaks_http_2_with_an_edge() {
     let url = format!("https://{}/api/jobs/curl/events", secured.edge.addr);
     curl.args(["-sN", "--noproxy", "*", "-w", "%{http_version}", "--cacert"])
         .arg(Path::new(&ca))
-        .arg(url)
-        .kill_on_drop(true);
-    let out = timeout(Duration::from_secs(30), curl.output())
-        .await
-        .unwrap()
-        .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+        .arg(url);
+    let text = run_program(&mut curl).await.out;
     assert!(
         text.contains("job:done:v1") && text.ends_with('2'),
         "{text}"

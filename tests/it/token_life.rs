@@ -22,7 +22,7 @@ use crate::support::link::{Flow, Link};
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System};
 use crate::support::tokens::{
-    SIGNING, Sends, TokenClient, TokenSocket, bearer, keys, now_s, signed, token,
+    SIGNING, Sends, TokenClient, TokenSocket, bearer, issue_ticket, keys, now_s, signed, token,
 };
 use crate::support::{assert_within, until, within};
 
@@ -130,7 +130,7 @@ async fn a_socketio_client_goes_on_with_a_new_token_where_it_is() {
     // Another subject's token ends the connection.
     let other = json!({"token": token("b", &grants, 600)});
     assert_eq!(socket.ask("auth", &other).await, "forbidden");
-    while socket.packet().await.is_some() {}
+    socket.rest().await;
     system.end().await;
 }
 
@@ -167,11 +167,7 @@ async fn every_connection_ends_when_its_token_expires() {
         }
     }
     assert_eq!((names, events), (vec!["token_expiring".to_owned()], 1));
-    let mut packets = Vec::new();
-    while let Some(packet) = socket.packet().await {
-        packets.push(packet);
-    }
-    let packets = packets.join("\n");
+    let packets = socket.rest().await.join("\n");
     for expected in ["42[\"token_expiring\",", "\"token_expired\"", "41"] {
         assert!(packets.contains(expected), "{expected}: {packets}");
     }
@@ -249,7 +245,7 @@ async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
         let since = Instant::now();
         for (client, stream) in &mut clients {
             assert_eq!(client.closed().await, "4401 token_revoked");
-            while stream.event().await != Item::End {}
+            stream.ends().await;
         }
         assert_within(since, Duration::from_secs(1));
         assert_eq!(status(&edges[1], "/api/jobs/j1", &revoked).await, 401);
@@ -291,7 +287,7 @@ async fn revoking_a_token_revokes_the_watch_tokens_that_were_requested_with_it()
     let revocation = Revocation::Jti("jti-a".into());
     bucket.revoke(&revocation, now_s()).await.unwrap();
     assert_eq!(client.closed().await, "4401 token_revoked");
-    while stream.event().await != Item::End {}
+    stream.ends().await;
     assert_eq!(status(&edge, path, revoked).await, 401);
     assert_eq!(status(&edge, other_path, kept).await, 200);
     system.end().await;
@@ -308,18 +304,7 @@ async fn a_ticket_opens_one_stream_of_its_job_once_on_any_edge() {
         system.edge_with_tokens().await,
     ];
     let own = token("a", &json!({"watch": ["*"], "cancel": ["*"]}), 600);
-    let headers = format!("{JSON}{}", bearer(&own));
-    let issue = async |job: &str| {
-        let body = json!({"job": job}).to_string();
-        let (status, _, ticket) =
-            http(&edges[0], "POST", "/api/tickets", &headers, body.as_bytes()).await;
-        assert_eq!(
-            (status, &ticket["expires_in_ms"]),
-            (201, &json!(60_000)),
-            "{ticket}"
-        );
-        ticket["ticket"].as_str().unwrap().to_owned()
-    };
+    let issue = async |job: &str| issue_ticket(&edges[0].addr, &own, job).await;
     let open = async |edge: &Edge, job: &str, ticket: &str| {
         let path = format!("/api/jobs/{job}/events?ticket={ticket}");
         Sse::open(&edge.addr, &path, "").await.status
@@ -366,10 +351,7 @@ async fn a_ticket_and_a_cookie_open_no_state_whatever_the_job_is_named() {
     let cookie = format!("Cookie: tailwater_token={own}\r\n");
     let stream = Sse::open(&edge.addr, "/api/jobs/events/events", &cookie).await;
     assert_eq!(stream.status, 200);
-    let headers = format!("{JSON}{}", bearer(&own));
-    let body = br#"{"job":"events"}"#;
-    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
-    let ticket = issued["ticket"].as_str().unwrap();
+    let ticket = issue_ticket(&edge.addr, &own, "events").await;
     for (query, headers) in [(format!("?ticket={ticket}"), ""), (String::new(), &*cookie)] {
         let path = format!("/api/jobs/events{query}");
         let (status, ..) = http(&edge, "GET", &path, headers, b"").await;
@@ -385,12 +367,8 @@ async fn the_broker_forgets_a_ticket_after_a_minute() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
     let edge = system.edge_with_tokens().await;
-    let headers = format!(
-        "{JSON}{}",
-        bearer(&token("a", &json!({"watch": ["j1"]}), 600))
-    );
-    let body = br#"{"job":"j1"}"#;
-    let (_, _, issued) = http(&edge, "POST", "/api/tickets", &headers, body).await;
+    let own = token("a", &json!({"watch": ["j1"]}), 600);
+    let ticket = issue_ticket(&edge.addr, &own, "j1").await;
     let bucket = system.names().auth_stream();
     let context = system.jetstream().await;
     let stored = context.get_stream(bucket).await.unwrap();
@@ -401,13 +379,12 @@ async fn the_broker_forgets_a_ticket_after_a_minute() {
     let lifetime = stored.headers.get("Nats-TTL").map(|ttl| ttl.as_str());
     assert_eq!(lifetime, Some("60"));
     // What is stored is no use to a reader of the bucket.
-    let ticket = issued["ticket"].as_str().unwrap();
     let seen = format!(
         "{} {}",
         stored.subject,
         String::from_utf8_lossy(&stored.payload)
     );
-    assert!(!seen.contains(ticket), "{seen}");
+    assert!(!seen.contains(&ticket), "{seen}");
     system.end().await;
 }
 
@@ -536,12 +513,7 @@ async fn static_tokens_of_a_file_are_accepted() {
         tokens: StaticTokens::from_json(file.as_bytes()).unwrap(),
         ..TokenKeys::default()
     };
-    let edge = system
-        .edge_with(EdgeSettings {
-            gate: Gate::checked(keys, None, SubjectLimits::default()),
-            ..EdgeSettings::default()
-        })
-        .await;
+    let edge = system.edge_with_keys(keys).await;
     assert_eq!(status(&edge, "/api/jobs/j1", listed).await, 200);
     assert_eq!(status(&edge, "/api/stats", listed).await, 403);
     assert_eq!(status(&edge, "/api/jobs/j1", &listed[1..]).await, 401);
@@ -572,12 +544,7 @@ async fn issuer_and_audience_are_checked_by_an_edge_that_names_them() {
         },
         ..keys()
     };
-    let edge = system
-        .edge_with(EdgeSettings {
-            gate: Gate::checked(keys, None, SubjectLimits::default()),
-            ..EdgeSettings::default()
-        })
-        .await;
+    let edge = system.edge_with_keys(keys).await;
     let without = token("a", &json!({"admin": true}), 60);
     let (status, _, body) = http(&edge, "GET", "/api/jobs/j1", &bearer(&without), b"").await;
     assert_eq!(

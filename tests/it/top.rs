@@ -10,8 +10,8 @@ use crate::support::until;
 async fn top_shows_kinds_workers_edges_and_jobs() {
     let system = System::on(Broker::shared_one()).await;
     let (_edge, addr) = system.edge_process(&[]).await;
-    let mut worker = system.worker_process(&["--metrics", "127.0.0.1:0"], &["demo"]);
-    let metrics = worker.says("metrics ").await;
+    let (_worker, worker_addr) = system.measured_worker(&[], &["demo"]).await;
+    let metrics = format!("http://{worker_addr}/metrics");
     system.kind_is_known().await;
     let job = system.submit("shown", words(3, 0, 1)).await;
     system.ended(&job).await;

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use crate::support::broker::Broker;
 use crate::support::client::{Client, Encoding, Frame, Seen, follow_in};
 use crate::support::http::{UPGRADE, http, refused};
+use crate::support::process::run_program;
 use crate::support::scenarios::in_both_encodings;
 use crate::support::system::{Edge, System, text, words};
 use crate::support::{assert_fields, python, root, within};
@@ -172,21 +173,11 @@ async fn a_python_client_negotiates_and_resumes(broker: &Broker, encoding: Encod
     };
     let script = root().join("tests/clients/handshake.py");
     let mut client = Command::new(python("python"));
-    client
-        .arg(script)
-        .args([&edge.addr, "python", codec])
-        .kill_on_drop(true);
-    let out = within("the client in Python", client.output())
-        .await
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    client.arg(script).args([&edge.addr, "python", codec]);
+    let printed = run_program(&mut client).await.prints();
     let mut seen = Seen::of("python");
     let mut watched = 0;
-    for line in String::from_utf8(out.stdout).unwrap().lines() {
+    for line in printed.lines() {
         let frame: Value = serde_json::from_str(line).unwrap();
         watched += u32::from(frame["op"] == "watching");
         seen.record(&frame);

@@ -307,6 +307,17 @@ impl Seen {
         events.filter(|event| event["type"] == event_type).collect()
     }
 
+    /// Each `job:retrying`, the event after it, and how many milliseconds passed between them.
+    pub fn retries(&self) -> Vec<(&Value, &Value, u64)> {
+        let ts = |event: &Value| event["ts"].as_u64().unwrap();
+        let events: Vec<&Value> = self.events.values().collect();
+        events
+            .windows(2)
+            .filter(|pair| pair[0]["type"] == "job:retrying:v1")
+            .map(|pair| (pair[0], pair[1], ts(pair[1]) - ts(pair[0])))
+            .collect()
+    }
+
     /// The event that ended the job.
     pub fn end(&self) -> &Value {
         &self.events[&self.last]

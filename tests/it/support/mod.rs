@@ -5,6 +5,8 @@
 pub mod backends;
 /// Real `nats-server` processes: one node or three.
 pub mod broker;
+/// Workers for callbacks, and jobs that call back.
+pub mod callbacks;
 /// A WebSocket client that records what it received.
 pub mod client;
 /// HTTP requests over a bare socket.

@@ -2,8 +2,9 @@
 //! test process.
 
 use std::ffi::OsStr;
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, kill_process};
@@ -190,6 +191,15 @@ impl System {
         Process::start([self.command(&["worker"], &flags), owned(backend)].concat())
     }
 
+    /// Starts a worker of the kind `demo` that serves metrics; returns their address as well.
+    pub async fn measured_worker(&self, flags: &[&str], backend: &[&str]) -> (Process, String) {
+        let flags = [&["--metrics", "127.0.0.1:0"], flags].concat();
+        let mut worker = self.worker_process(&flags, backend);
+        let metrics = worker.says("metrics http://").await;
+        let addr = metrics.strip_suffix("/metrics").unwrap().to_owned();
+        (worker, addr)
+    }
+
     /// Runs a command line, and the flags that reach this system, to its end.
     pub async fn run(&self, line: &str) -> Ran {
         let args: Vec<&str> = line.split_whitespace().collect();
@@ -203,6 +213,11 @@ impl System {
     }
 }
 
+/// Whether a process runs. One that has ended may be left as a zombie, which has an empty command line.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
 fn owned(args: &[&str]) -> Vec<String> {
     args.iter().map(|&arg| arg.to_owned()).collect()
 }
@@ -213,6 +228,17 @@ pub struct Ran {
     pub code: i32,
     pub out: String,
     pub err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(out: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self {
+            code: out.status.code().unwrap_or(-1),
+            out: text(out.stdout),
+            err: text(out.stderr),
+        }
+    }
 }
 
 impl Ran {
@@ -256,18 +282,27 @@ pub async fn run_with<S: AsRef<OsStr>>(
     env: &[(&str, &str)],
 ) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    command
-        .args(args)
-        .envs(env.iter().copied())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let out = within("a command", command.output()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran {
-        code: out.status.code().unwrap_or(-1),
-        out: text(out.stdout),
-        err: text(out.stderr),
-    }
+    run_program(command.args(args).envs(env.iter().copied())).await
+}
+
+/// Runs any program to its end. It is killed if the test ends before.
+pub async fn run_program(command: &mut Command) -> Ran {
+    run_reading(command, Stdio::null()).await
+}
+
+/// Runs any program to its end, with this text on stdin. It is killed if the test ends before.
+pub async fn run_program_on(command: &mut Command, text: &str) -> Ran {
+    // A program may write much before it has read everything, which a pipe would not hold.
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    run_reading(command, file.into()).await
+}
+
+async fn run_reading(command: &mut Command, stdin: Stdio) -> Ran {
+    let what = format!("the end of {:?}", command.as_std().get_program());
+    command.stdin(stdin).kill_on_drop(true);
+    within(&what, command.output()).await.unwrap().into()
 }
 
 /// Runs `tailwater` in a terminal; returns everything it printed.
@@ -276,9 +311,6 @@ pub async fn at_a_terminal(line: &str) -> String {
     let mut command = Command::new(python("python"));
     command
         .args(["-c", spawn, env!("CARGO_BIN_EXE_tailwater")])
-        .args(line.split(' '))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let out = within("a command at a terminal", command.output()).await;
-    String::from_utf8(out.unwrap().stdout).unwrap()
+        .args(line.split(' '));
+    run_program(&mut command).await.out
 }

@@ -48,29 +48,36 @@ impl Raw {
 
     /// The next text that is not a ping; `None` when the connection is gone.
     pub async fn next(&mut self) -> Option<String> {
-        loop {
-            match within("a message", self.0.next()).await {
-                Some(Ok(Message::Text(text))) if text == "2" => {
-                    self.send("3").await;
+        within("a message", async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Text(text))) if text == "2" => {
+                        self.send("3").await;
+                    }
+                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => {}
                 }
-                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
             }
-        }
+        })
+        .await
     }
 
     /// Emits an event; returns its acknowledgement.
     pub async fn ask(&mut self, number: u32, event: &str, data: &Value) -> Value {
         self.send(&format!("42{number}{}", json!([event, data])))
             .await;
-        loop {
-            let text = self.next().await.expect("an acknowledgement");
-            if let Some(answer) = text.strip_prefix(&format!("43{number}")) {
-                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
-                return answer.remove(0);
+        let acknowledges = format!("43{number}");
+        within("an acknowledgement", async {
+            loop {
+                let text = self.next().await.expect("an acknowledgement");
+                if let Some(answer) = text.strip_prefix(&acknowledges) {
+                    let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
+                    return answer.remove(0);
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next event: its name and its argument.
@@ -90,10 +97,13 @@ pub async fn join_by_polling(addr: &str) -> String {
     let (head, _) = exchange(addr, "POST", &path, "", b"40").await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     let mut awaited = vec!["42[\"connected\",", "2"];
-    while !awaited.is_empty() {
-        let (head, body) = get(addr, &path, "").await;
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        awaited.retain(|start| !body.split('\x1e').any(|packet| packet.starts_with(start)));
-    }
+    within("the greeting", async {
+        while !awaited.is_empty() {
+            let (head, body) = get(addr, &path, "").await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            awaited.retain(|start| !body.split('\x1e').any(|packet| packet.starts_with(start)));
+        }
+    })
+    .await;
     path
 }

@@ -93,11 +93,22 @@ impl Sse {
 
     /// The next event, without comments.
     pub async fn event(&mut self) -> Item {
-        loop {
-            match self.next().await {
-                Item::Comment | Item::Retry(_) => {}
-                said @ (Item::Event(..) | Item::Named(..) | Item::End) => return said,
+        within("an event of a stream", async {
+            loop {
+                match self.next().await {
+                    Item::Comment | Item::Retry(_) => {}
+                    said @ (Item::Event(..) | Item::Named(..) | Item::End) => return said,
+                }
             }
-        }
+        })
+        .await
+    }
+
+    /// Reads until the stream has ended.
+    pub async fn ends(&mut self) {
+        within("the end of a stream", async {
+            while self.event().await != Item::End {}
+        })
+        .await;
     }
 }

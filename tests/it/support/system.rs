@@ -13,7 +13,7 @@ use tailwater::nats::{
     CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, Role, StreamSettings,
 };
 use tailwater::runtime::Tasks;
-use tailwater::wire::{JobId, JobState, Prefix, Seq, Stored, Submission};
+use tailwater::wire::{Body, JobId, JobState, Prefix, Seq, Stored, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, source};
 use tokio_util::sync::CancellationToken;
@@ -216,6 +216,18 @@ impl System {
             .await
     }
 
+    /// Submits three jobs with an input on which their worker hangs, and waits until each has output.
+    pub async fn three_hanging(&self) -> Vec<JobId> {
+        let mut jobs = Vec::new();
+        for id in ["one", "two", "three"] {
+            jobs.push(self.submit(id, json!("hang")).await);
+        }
+        for job in &jobs {
+            self.reaches(job.as_str(), 3).await;
+        }
+        jobs
+    }
+
     /// Submits any job.
     pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
         let job = id.parse().unwrap();
@@ -251,6 +263,13 @@ impl System {
     pub async fn writer(&self, job: &JobId, attempt: u32) -> EventWriter {
         let last = self.last(job).await;
         EventWriter::new(self.log.clone(), job.clone(), attempt, Some(&last))
+    }
+
+    /// Starts an attempt of a job, as another worker would that takes it over.
+    pub async fn take_over(&self, job: &JobId, attempt: u32) -> EventWriter {
+        let mut writer = self.writer(job, attempt).await;
+        writer.append(started("other")).await.unwrap();
+        writer
     }
 
     /// Requests that a job is cancelled.
@@ -515,6 +534,15 @@ pub fn limited(input: Value, timeout: Option<u64>, silence: Option<u64>) -> Subm
     submission.limits.timeout_ms = timeout;
     submission.limits.silence_timeout_ms = silence;
     submission
+}
+
+/// The event with which a worker of the kind `demo` starts an attempt.
+pub fn started(worker: &str) -> Body {
+    Body::Started {
+        kind: "demo".parse().unwrap(),
+        worker: worker.into(),
+        continues: false,
+    }
 }
 
 /// The input of a demo job.

@@ -62,11 +62,32 @@ pub fn keys() -> TokenKeys {
     }
 }
 
+/// Lets in clients with a token that these keys verify.
+pub fn gate(keys: TokenKeys) -> Gate {
+    Gate::checked(keys, None, SubjectLimits::default())
+}
+
+/// Issues a ticket for the events of a job.
+pub async fn issue_ticket(addr: &str, token: &str, job: &str) -> String {
+    let headers = format!("Content-Type: application/json\r\n{}", bearer(token));
+    let body = json!({"job": job}).to_string();
+    let (head, answer) = exchange(addr, "POST", "/api/tickets", &headers, body.as_bytes()).await;
+    assert!(head.starts_with("HTTP/1.1 201 "), "{head}{answer}");
+    let issued: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(issued["expires_in_ms"], 60_000, "{issued}");
+    issued["ticket"].as_str().unwrap().to_owned()
+}
+
 impl System {
     /// Starts an edge in this process whose clients need a token.
     pub async fn edge_with_tokens(&self) -> Edge {
+        self.edge_with_keys(keys()).await
+    }
+
+    /// Starts an edge in this process whose clients need a token that these keys verify.
+    pub async fn edge_with_keys(&self, keys: TokenKeys) -> Edge {
         self.edge_with(edge::EdgeSettings {
-            gate: Gate::checked(keys(), None, SubjectLimits::default()),
+            gate: gate(keys),
             ..edge::EdgeSettings::default()
         })
         .await
@@ -153,17 +174,23 @@ impl TokenClient {
     /// # Errors
     /// The reason of the edge's close, which is a code.
     pub async fn frame(&mut self) -> Result<Value, String> {
-        loop {
-            match within("a frame", self.0.next()).await {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Close(Some(close)))) => {
-                    let number = u16::from(close.code);
-                    return Err(format!("{number} {}", close.reason));
+        within("a frame", async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Text(text))) => {
+                        let frame: Value = serde_json::from_str(&text).unwrap();
+                        return Ok(frame);
+                    }
+                    Some(Ok(Message::Close(Some(close)))) => {
+                        let number = u16::from(close.code);
+                        return Err(format!("{number} {}", close.reason));
+                    }
+                    Some(Ok(Message::Close(None)) | Err(_)) | None => return Err("cut".to_owned()),
+                    Some(Ok(_)) => {}
                 }
-                Some(Ok(Message::Close(None)) | Err(_)) | None => return Err("cut".to_owned()),
-                Some(Ok(_)) => {}
             }
-        }
+        })
+        .await
     }
 
     /// Sends a frame; returns the code of its refusal, or `ok`.
@@ -178,11 +205,14 @@ impl TokenClient {
 
     /// Reads until the edge closes; returns why.
     pub async fn closed(&mut self) -> String {
-        loop {
-            if let Err(closed) = self.frame().await {
-                return closed;
+        within("the end of a connection", async {
+            loop {
+                if let Err(closed) = self.frame().await {
+                    return closed;
+                }
             }
-        }
+        })
+        .await
     }
 }
 
@@ -238,26 +268,44 @@ impl TokenSocket {
 
     /// The next packet that is not a ping; `None` when the connection is gone.
     pub async fn packet(&mut self) -> Option<String> {
-        loop {
-            match within("a packet", self.0.next()).await {
-                Some(Ok(Message::Text(text))) if text == "2" => self.send("3").await,
-                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                Some(Ok(_)) => {}
+        within("a packet", async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Text(text))) if text == "2" => self.send("3").await,
+                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => {}
+                }
             }
-        }
+        })
+        .await
+    }
+
+    /// Reads until the connection is gone; returns the packets.
+    pub async fn rest(&mut self) -> Vec<String> {
+        within("the end of a connection", async {
+            let mut packets = Vec::new();
+            while let Some(packet) = self.packet().await {
+                packets.push(packet);
+            }
+            packets
+        })
+        .await
     }
 
     /// Emits an event; returns its acknowledgement.
     pub async fn acknowledged(&mut self, event: &str, data: &Value) -> Value {
         self.send(&format!("427{}", json!([event, data]))).await;
-        loop {
-            let packet = self.packet().await.expect("an acknowledgement");
-            if let Some(answer) = packet.strip_prefix("437") {
-                let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
-                return answer.remove(0);
+        within("an acknowledgement", async {
+            loop {
+                let packet = self.packet().await.expect("an acknowledgement");
+                if let Some(answer) = packet.strip_prefix("437") {
+                    let mut answer: Vec<Value> = serde_json::from_str(answer).unwrap();
+                    return answer.remove(0);
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Emits an event; returns the code of its refusal, or `ok`.
@@ -324,14 +372,18 @@ impl PollingSocket {
 
     /// Polls until there is a packet that starts with one of these.
     async fn packet(&self, starts: &[&str]) -> String {
-        loop {
-            let (head, body) = get(&self.addr, &self.path, &self.headers).await;
-            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-            let is_wanted = |packet: &&str| starts.iter().any(|start| packet.starts_with(start));
-            if let Some(packet) = body.split('\x1e').find(is_wanted) {
-                return packet.to_owned();
+        within("a packet", async {
+            loop {
+                let (head, body) = get(&self.addr, &self.path, &self.headers).await;
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                let is_wanted =
+                    |packet: &&str| starts.iter().any(|start| packet.starts_with(start));
+                if let Some(packet) = body.split('\x1e').find(is_wanted) {
+                    return packet.to_owned();
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Emits an event; returns the code of its refusal, or `ok`.
