@@ -1,4 +1,4 @@
-//! Patterns of job ids and kinds in a token: a name, or the beginning of names.
+//! Patterns of job ids and kinds in a token: an id or name, or the beginning of some.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::limits::NAME_MAX;
 
-/// A name, or with `*` at the end all names with this beginning.
+/// An id or name, or with `*` at the end all with this beginning. A beginning without a colon, other
+/// than the empty one, stands for no qualified id: a prefix that is chosen for plain ids must not
+/// cover all jobs of a kind whose name happens to begin with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern {
     beginning: String,
@@ -18,7 +20,7 @@ pub struct NamePattern {
 /// The text is not a pattern of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a pattern must be a name of 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -, or the beginning of one and `*`"
+    "a pattern must be a name of 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -, a kind, a colon and such a name, or the beginning of one and `*`"
 )]
 pub struct BadPattern;
 
@@ -39,7 +41,9 @@ impl NamePattern {
     /// Whether the pattern stands for this name.
     pub fn matches(&self, name: &str) -> bool {
         if self.is_prefix {
-            name.starts_with(&self.beginning)
+            let beginning = &self.beginning;
+            let is_of_form = beginning.is_empty() || beginning.contains(':') || !name.contains(':');
+            is_of_form && name.starts_with(beginning)
         } else {
             name == self.beginning
         }
@@ -54,11 +58,18 @@ impl FromStr for NamePattern {
             Some(beginning) => (beginning, true),
             None => (text, false),
         };
-        let is_name = beginning
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-        let is_long_enough = is_prefix || !beginning.is_empty();
-        if is_name && is_long_enough && beginning.len() <= NAME_MAX {
+        let starts_name = |text: &str| {
+            text.len() <= NAME_MAX
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        };
+        let (has_valid_kind, name) = match beginning.split_once(':') {
+            Some((kind, name)) => (!kind.is_empty() && starts_name(kind), name),
+            None => (true, beginning),
+        };
+        let is_long_enough = is_prefix || !name.is_empty();
+        if has_valid_kind && starts_name(name) && is_long_enough {
             Ok(Self {
                 beginning: beginning.to_owned(),
                 is_prefix,
@@ -104,6 +115,18 @@ mod tests {
             ("j1*", "j2", false),
             ("*", "anything", true),
             ("j1", "J1", false),
+            ("demo:j1", "demo:j1", true),
+            ("demo:j1", "demo:j12", false),
+            ("demo:j1", "j1", false),
+            ("j1", "demo:j1", false),
+            ("demo:j1*", "demo:j12", true),
+            ("demo:*", "demo:anything", true),
+            ("demo:*", "demo-1:anything", false),
+            ("demo:*", "demo", false),
+            ("*", "demo:anything", true),
+            ("demo*", "demo-1", true),
+            ("demo*", "demo:anything", false),
+            ("d*", "demo:anything", false),
         ] {
             let parsed: NamePattern = pattern.parse().unwrap();
             assert_eq!(parsed.matches(name), matches, "{pattern} {name}");
@@ -115,8 +138,34 @@ mod tests {
     fn a_wildcard_elsewhere_and_other_characters_are_refused() {
         let long = "x".repeat(NAME_MAX + 1);
         for bad in [
-            "", "**", "*a", "a*b", "a.b", "a.*", ">", "a>", "../a", "a/b", "a%2e", "a b", "ä",
-            "a\0", &long,
+            "",
+            "**",
+            "*a",
+            "a*b",
+            "a.b",
+            "a.*",
+            ">",
+            "a>",
+            "../a",
+            "a/b",
+            "a%2e",
+            "a b",
+            "ä",
+            "a\0",
+            &long,
+            ":",
+            "a:",
+            ":a",
+            ":*",
+            "a:b:c",
+            "a:b:*",
+            "a*:b",
+            "*:b",
+            "a:*b",
+            "a:b.c",
+            &format!("{long}:a"),
+            &format!("a:{long}"),
+            &format!("{long}:*"),
         ] {
             assert_eq!(bad.parse::<NamePattern>(), Err(BadPattern), "{bad:?}");
         }

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::args::{NatsArgs, block_on};
 use crate::nats::{AppendError, EventWriter, Log, Queue, Role};
-use crate::wire::{Body, Event, JobId, Seq, Stored, codec};
+use crate::wire::{Body, Event, JobId, Seq, Stored, Submission, codec};
 
 /// Restore the log of an ended job from the output of `tailwater export`: the same events with the
 /// same sequence numbers, attempts and times. The job must not exist.
@@ -105,6 +105,9 @@ impl ExportedLog {
                         event.seq
                     );
                     ensure!(!has_ended, "it follows the job's final event");
+                    if let Body::Queued { kind, .. } | Body::Started { kind, .. } = &event.body {
+                        ensure!(of.may_be_of(kind), Submission::of_another_kind(of, kind));
+                    }
                     Ok((payload, event))
                 })
                 .with_context(|| format!("line {}", index + 1))?;
@@ -162,6 +165,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_a_whole_log_is_refused_with_its_line() {
         let of_other = END.replace(r#""job":"j""#, r#""job":"k""#);
+        let of_other_kind = QUEUED.replace(r#""job":"j""#, r#""job":"other:j""#);
         let empty = r#"{"type":"model:chunk:v1","text":"","job":"j","seq":2,"attempt":1,"ts":2}"#;
         for (lines, expected) in [
             (&[][..], "it has no events"),
@@ -171,6 +175,10 @@ mod tests {
             (
                 &[QUEUED, OTHER, &of_other],
                 "line 3: it is an event of another job",
+            ),
+            (
+                &[of_other_kind.as_str()],
+                "line 1: the id other:j names another kind than k",
             ),
             (&[QUEUED, "{", END], "line 2: it is not an event"),
             (&[QUEUED, empty, END], "line 2: its text is empty"),

@@ -28,7 +28,7 @@ use crate::source::{LogFold, Unavailable, fold_within};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     BearerToken, Code, JobId, JobState, KEY_ID, Kind, Seq, Status, Submission, WatchTokenTerms,
-    job_id, may_call_back, reserved_kind,
+    may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -99,8 +99,8 @@ impl App {
     }
 
     /// Submits a job, and holds the reservation of the request until it is queued. Without an id, the
-    /// job gets one derived from the idempotency key: the same key of the same subject is the same
-    /// job on every edge, for as long as its log is kept.
+    /// job gets one derived from the idempotency key: the same key of the same subject for the same
+    /// kind is the same job on every edge, for as long as its log is kept.
     pub(super) async fn submit(
         &self,
         access: &Access,
@@ -173,9 +173,9 @@ impl App {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => {
                 let subject = access.subject().map_or("", |subject| &subject.name);
-                (id_of_key(subject, key)?, true)
+                (id_of_key(&submission.kind, subject, key)?, true)
             }
-            (None, None) => (job_id(nuid::next().as_str())?, false),
+            (None, None) => (new_id(&submission.kind, "")?, false),
         };
         let usage = self.check(&submission).await?;
         let is_new_id = submission.id.is_none() && key.is_none();
@@ -204,6 +204,7 @@ impl App {
             }
             SubmitOutcome::Other if is_from_key => Err(Code::KeyReused.into()),
             SubmitOutcome::Other => Err(Code::JobExists.into()),
+            SubmitOutcome::OtherKind => Err(Code::BadJobId.into()),
             SubmitOutcome::Full => Err(Code::QueueFull.into()),
             SubmitOutcome::TooLarge { size, limit } => {
                 let message = Submission::too_large(size, limit);
@@ -384,8 +385,18 @@ impl App {
     }
 }
 
-/// The id of the job that this subject submitted with this key. It does not reveal the key.
-fn id_of_key(subject: &str, key: &str) -> Result<JobId, Problem> {
+/// A new qualified id, whose name begins with `beginning`.
+pub(super) fn new_id(kind: &Kind, beginning: &str) -> Result<JobId, Problem> {
+    qualified(kind, &format!("{beginning}{}", nuid::next()))
+}
+
+fn qualified(kind: &Kind, name: &str) -> Result<JobId, Problem> {
+    JobId::qualified(kind, name).map_err(|_| Code::BadJobId.into())
+}
+
+/// The id of the job of this kind that this subject submitted with this key. It does not reveal the
+/// key.
+fn id_of_key(kind: &Kind, subject: &str, key: &str) -> Result<JobId, Problem> {
     if key.is_empty() || key.len() > KEY_MAX {
         return Err(Problem::new(
             Code::BadRequest,
@@ -399,8 +410,8 @@ fn id_of_key(subject: &str, key: &str) -> Result<JobId, Problem> {
         digest.update(subject);
     }
     digest.update(key);
-    Ok(job_id(&format!(
-        "{KEY_ID}{}",
-        BASE64.encode(digest.finalize())
-    ))?)
+    qualified(
+        kind,
+        &format!("{KEY_ID}{}", BASE64.encode(digest.finalize())),
+    )
 }

@@ -13,7 +13,6 @@ use super::api;
 use super::connect::Nats;
 use super::control::Control;
 use super::lease::Lease;
-use super::names;
 use super::queued::QueuedJob;
 use crate::config::REQUEST_WAIT;
 use crate::source::Unavailable;
@@ -53,9 +52,7 @@ impl Delivery {
     ) -> Option<Self> {
         let reply = message.reply.clone()?;
         match serde_json::from_slice(&message.payload) {
-            Ok(queued @ QueuedJob { .. })
-                if names::job_of(&message.subject) == queued.job().as_str() =>
-            {
+            Ok(queued @ QueuedJob { .. }) if queued.belongs_at(&message.subject, &nats.names) => {
                 let info = message.info().ok();
                 let info = info.as_ref();
                 let ack_handle = Mutex::new(AckHandle {

@@ -22,7 +22,7 @@ use crate::config::{
 };
 use crate::source::Unavailable;
 use crate::wire::{
-    BadPage, JobId, JobPage, JobRow, Kind, PageToken, RESERVED_ID, ShardPosition, Status, Stored,
+    BadPage, JobId, JobPage, JobRow, Kind, PageToken, RESERVED_KIND, ShardPosition, Status, Stored,
     StreamSeq,
 };
 
@@ -220,15 +220,14 @@ impl Reader {
     /// A message of a shard; `None` for a subject of no valid job, and for callback jobs: they are
     /// internal, and could fill half of a listing.
     fn shard_message(&self, shard: u32, message: &Message) -> Option<ShardMessage> {
-        let job: JobId = names::job_of(header(message, names::SUBJECT)?)
-            .parse()
-            .ok()?;
+        let subject = header(message, names::SUBJECT)?;
+        let job = self.log.nats.names.job_of_chunks(subject)?;
         let stream_seq = number(message, names::SEQUENCE)?;
         let time = humantime::parse_rfc3339(header(message, names::TIME)?).ok()?;
         let time = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let is_own_shard = job.shard(self.log.shards) == shard;
-        let listed = is_own_shard && !job.as_str().starts_with(RESERVED_ID);
+        let listed = is_own_shard && job.kind() != Some(RESERVED_KIND);
         listed.then(|| ShardMessage {
             job,
             stream_seq,

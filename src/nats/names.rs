@@ -84,9 +84,17 @@ impl Names {
         format!("{}.jobs.{kind}.*", self.prefix)
     }
 
-    /// Where a job waits, whatever its kind.
+    /// Where a job waits, whatever its kind. A qualified id names the only one.
     pub fn queued_of_any_kind(&self, job: &JobId) -> String {
-        format!("{}.jobs.*.{job}", self.prefix)
+        format!("{}.jobs.{}.{job}", self.prefix, job.kind().unwrap_or("*"))
+    }
+
+    /// The job that waits at a subject; `None` if no job does.
+    pub(super) fn job_of_queued(&self, subject: &str) -> Option<JobId> {
+        let (kind, job) = self.below("jobs", subject)?.split_once('.')?;
+        let kind: Kind = kind.parse().ok()?;
+        let job: JobId = job.parse().ok()?;
+        job.may_be_of(&kind).then_some(job)
     }
 
     /// Where all jobs are submitted.
@@ -96,22 +104,32 @@ impl Names {
 
     /// Where a job's events are stored.
     pub fn chunks(&self, shard: u32, job: &JobId) -> String {
-        format!("{}.chunks.{shard}.{job}", self.prefix)
+        format!("{}.chunks.{shard}.{}", self.prefix, tokens(job))
+    }
+
+    /// The job whose events are stored at a subject of a shard; `None` if no job's are. A colon
+    /// within a token names no job: permissions for plain ids allow such a subject.
+    pub(super) fn job_of_chunks(&self, subject: &str) -> Option<JobId> {
+        let (_, tokens) = self.below("chunks", subject)?.split_once('.')?;
+        if tokens.contains(':') {
+            return None;
+        }
+        tokens.replacen('.', ":", 1).parse().ok()
     }
 
     /// Where a segment of a job's events is stored.
     pub fn segment(&self, shard: u32, job: &JobId, number: u64) -> String {
-        format!("{}.segments.{shard}.{job}.{number}", self.prefix)
+        format!("{}.segments.{shard}.{}.{number}", self.prefix, tokens(job))
     }
 
     /// Where all segments of a job are stored.
     pub(super) fn segments_of(&self, shard: u32, job: &JobId) -> String {
-        format!("{}.segments.{shard}.{job}.*", self.prefix)
+        format!("{}.segments.{shard}.{}.*", self.prefix, tokens(job))
     }
 
     /// Where the broker sends a live copy of each of a job's events. No client may publish there.
     pub fn live(&self, shard: u32, job: &JobId) -> String {
-        format!("{}.live.{shard}.{job}", self.prefix)
+        format!("{}.live.{shard}.{}", self.prefix, tokens(job))
     }
 
     /// Where a connection is probed. It has no subscriber, which the server itself reports.
@@ -129,6 +147,11 @@ impl Names {
         format!("{}.purged.*", self.prefix)
     }
 
+    /// The job whose purge a subject reports; `None` if it reports none.
+    pub(super) fn job_of_purged(&self, subject: &str) -> Option<JobId> {
+        self.below("purged", subject)?.parse().ok()
+    }
+
     /// Where the owner of a job receives control signals. Only the log is authoritative.
     pub fn control(&self, job: &JobId) -> String {
         format!("{}.control.{job}", self.prefix)
@@ -139,6 +162,19 @@ impl Names {
     pub(super) fn alive(&self, job: &JobId) -> String {
         format!("{}.alive.{job}", self.prefix)
     }
+
+    /// What follows `<prefix>.<group>.` in a subject.
+    fn below<'a>(&self, group: &str, subject: &'a str) -> Option<&'a str> {
+        let subject = subject.strip_prefix(self.prefix.as_str())?;
+        let subject = subject.strip_prefix('.')?.strip_prefix(group)?;
+        subject.strip_prefix('.')
+    }
+}
+
+/// A job's id in the subjects of its shard. A qualified id becomes two tokens, so that permissions
+/// can name the kind.
+fn tokens(job: &JobId) -> String {
+    job.as_str().replace(':', ".")
 }
 
 /// Where the broker reports that a stream has a new leader.
@@ -151,7 +187,93 @@ pub(super) fn api(request: &str) -> String {
     format!("$JS.API.{request}")
 }
 
-/// The job that a subject of Tailwater ends with.
-pub(super) fn job_of(subject: &str) -> &str {
-    subject.rsplit('.').next().unwrap_or(subject)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        Names::new("tw".parse().unwrap())
+    }
+
+    fn job(id: &str) -> JobId {
+        id.parse().unwrap()
+    }
+
+    #[test]
+    fn the_subjects_of_a_shard_name_the_kind_of_a_qualified_id_as_a_token() {
+        let names = names();
+        for (id, tokens) in [("j", "j"), ("demo:j", "demo.j")] {
+            let job = job(id);
+            assert_eq!(names.chunks(3, &job), format!("tw.chunks.3.{tokens}"));
+            assert_eq!(names.live(3, &job), format!("tw.live.3.{tokens}"));
+            assert_eq!(
+                names.segment(3, &job, 7),
+                format!("tw.segments.3.{tokens}.7")
+            );
+            assert_eq!(
+                names.segments_of(3, &job),
+                format!("tw.segments.3.{tokens}.*")
+            );
+            assert_eq!(names.control(&job), format!("tw.control.{id}"));
+            assert_eq!(names.alive(&job), format!("tw.alive.{id}"));
+        }
+        assert_eq!(names.queued_of_any_kind(&job("j")), "tw.jobs.*.j");
+        assert_eq!(
+            names.queued_of_any_kind(&job("demo:j")),
+            "tw.jobs.demo.demo:j"
+        );
+    }
+
+    #[test]
+    fn the_job_of_a_subject_is_the_one_that_has_this_subject() {
+        let names = names();
+        let kind = "demo".parse().unwrap();
+        for id in ["j", "demo:j"] {
+            let job = job(id);
+            let subject = names.chunks(3, &job);
+            assert_eq!(names.job_of_chunks(&subject), Some(job.clone()));
+            let subject = names.queued(&kind, &job);
+            assert_eq!(names.job_of_queued(&subject), Some(job.clone()));
+            let subject = names.purged(&job);
+            assert_eq!(names.job_of_purged(&subject), Some(job));
+        }
+    }
+
+    #[test]
+    fn a_subject_of_another_form_is_of_no_job() {
+        let names = names();
+        for subject in [
+            "",
+            "tw",
+            "tw.chunks",
+            "tw.chunks.3",
+            "tw.chunks.3.",
+            "tw.chunks.3.demo:j",
+            "tw.chunks.3.demo.",
+            "tw.chunks.3..j",
+            "tw.chunks.3.demo.a:j",
+            "tw.chunks.3.a:demo.j",
+            "tw.chunks.3.demo.j.k",
+            "tw.chunks.3.ä",
+            "tw.live.3.demo.j",
+            "tx.chunks.3.demo.j",
+            "twx.chunks.3.demo.j",
+        ] {
+            assert_eq!(names.job_of_chunks(subject), None, "{subject}");
+        }
+        for subject in [
+            "tw.jobs.j",
+            "tw.jobs.demo.demo.j",
+            "tw.jobs.other.demo:j",
+            "tw.jobs.demo:a.j",
+            "tw.jobs..j",
+            "tw.jobs.demo.",
+            "tw.chunks.demo.j",
+        ] {
+            assert_eq!(names.job_of_queued(subject), None, "{subject}");
+        }
+        for subject in ["tw.purged.", "tw.purged.demo.j", "tw.control.j"] {
+            assert_eq!(names.job_of_purged(subject), None, "{subject}");
+        }
+    }
 }

@@ -5,6 +5,8 @@
 //! cannot be seen in the log, so they hear of a purge by a signal. An edge that missed the signal
 //! was disconnected, and checks its feeds once it is connected again.
 
+use std::sync::Arc;
+
 use async_nats::Subscriber;
 use async_nats::jetstream::ErrorCode;
 use bytes::Bytes;
@@ -13,11 +15,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::api;
 use super::delivery::Delivery;
+use super::names::Names;
 use super::queue::Queue;
 use super::ready::{answers, subscribe_confirmed};
 use super::tip::Tip;
-use super::{api, names};
 use crate::config::PURGE_AGAIN;
 use crate::source::Unavailable;
 use crate::wire::JobId;
@@ -44,6 +47,7 @@ struct RemovedCount {
 /// The subscription to the signals of purges.
 #[derive(Debug)]
 pub struct PurgeSignals {
+    names: Arc<Names>,
     live: Subscriber,
 }
 
@@ -148,7 +152,10 @@ impl Queue {
         let nats = &self.log.nats;
         let subject = nats.names.purged_jobs();
         let live = subscribe_confirmed(&nats.live, subject, &nats.names.ready()).await?;
-        Ok(PurgeSignals { live })
+        Ok(PurgeSignals {
+            names: nats.names.clone(),
+            live,
+        })
     }
 }
 
@@ -157,7 +164,7 @@ impl PurgeSignals {
     pub async fn next(&mut self) -> Option<JobId> {
         loop {
             let message = self.live.next().await?;
-            if let Ok(job) = names::job_of(&message.subject).parse() {
+            if let Some(job) = self.names.job_of_purged(&message.subject) {
                 return Some(job);
             }
         }

@@ -26,6 +26,8 @@ pub enum SubmitOutcome {
     Same,
     /// The id names another job.
     Other,
+    /// The id names another kind than the job's. Nothing was stored.
+    OtherKind,
     /// The queue is full.
     Full,
     /// The job is too large for the queue or for its log. Nothing was stored.
@@ -58,6 +60,9 @@ impl Queue {
         job: &JobId,
         submission: &Submission,
     ) -> Result<SubmitOutcome, Unavailable> {
+        if !job.may_be_of(&submission.kind) {
+            return Ok(SubmitOutcome::OtherKind);
+        }
         // Checked before anything is stored: a queued job whose log cannot be written can only be
         // ended.
         let size = stored_len(job, submission).map_err(unavailable)?;

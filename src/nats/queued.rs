@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::api;
 use super::log::Log;
 use super::message::{GetMessage, ask_leader};
+use super::names::Names;
 use super::quorum::StreamId;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Kind, Limits, StreamSeq, Submission, codec};
@@ -58,6 +59,11 @@ impl<'a> QueuedJob<'a> {
 
     pub(super) fn job(&self) -> &JobId {
         &self.job
+    }
+
+    /// Whether this subject of the queue is the job's, and its id does not name another kind.
+    pub(super) fn belongs_at(&self, subject: &str, names: &Names) -> bool {
+        self.job.may_be_of(&self.kind) && names.queued(&self.kind, &self.job) == subject
     }
 
     pub(super) fn into_kind(self) -> Kind {

@@ -206,6 +206,26 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_of_one_kind_writes_to_its_own_logs_to_plain_ones_and_to_those_of_callbacks() {
+        let permissions = of(&Role::Worker(Some("chat".parse().unwrap())));
+        let is_of_shard = |subject: &&str| {
+            subject.starts_with("tw.chunks.1.") || subject.starts_with("tw.segments.1.")
+        };
+        let subjects = permissions.publish.keys().map(String::as_str);
+        let written: Vec<_> = subjects.filter(is_of_shard).collect();
+        assert_eq!(
+            written,
+            [
+                "tw.chunks.1.*",
+                "tw.chunks.1.callback.*",
+                "tw.chunks.1.chat.*",
+                "tw.segments.1.*.*",
+                "tw.segments.1.chat.*.*",
+            ]
+        );
+    }
+
+    #[test]
     fn no_role_publishes_to_an_inbox() {
         for role in every_role() {
             for subject in of(&role).publish.keys() {

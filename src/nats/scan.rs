@@ -16,10 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at
 use tracing::{debug, warn};
 
 use super::error::unavailable;
+use super::info;
 use super::log::Log;
 use super::mailbox::{Mailbox, mailbox};
 use super::message::confirmed;
-use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
     SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL,
@@ -298,7 +298,8 @@ impl SharedScan {
             return Err(unavailable("messages were lost"));
         }
         let stream_seq = info.stream_sequence;
-        pass.deliver(names::job_of(&message.subject), stream_seq, |job| {
+        let job = self.log.nats.names.job_of_chunks(&message.subject);
+        pass.deliver(job, stream_seq, |job| {
             let prev = confirmed(message.headers.as_ref());
             self.log
                 .decode_slice(job, stream_seq, &message.payload, prev)

@@ -325,16 +325,22 @@ mod tests {
         let chunks = chunks(&names, 2, &settings);
         let segments = segments(&names, 2, &settings);
         assert_eq!(segments.config["name"], segments.name);
-        assert_eq!(segments.config["subjects"], json!(["tw.segments.2.*.*"]));
-        let segment = names.segment(2, &"j".parse().unwrap(), 7);
-        assert_eq!(segment, "tw.segments.2.j.7");
+        // For plain and for qualified ids.
+        assert_eq!(
+            segments.config["subjects"],
+            json!(["tw.segments.2.*.*", "tw.segments.2.*.*.*"])
+        );
+        assert_eq!(
+            chunks.config["subjects"],
+            json!(["tw.chunks.2.*", "tw.chunks.2.*.*"])
+        );
         assert_eq!(jobs.config["name"], jobs.name);
         assert_eq!(jobs.config["subjects"], json!([names.submitted()]));
         assert_eq!(jobs.config["metadata"][SHARDS], "3");
         assert_eq!(chunks.config["name"], chunks.name);
         assert_eq!(
-            chunks.config["republish"]["dest"],
-            "tw.live.2.{{wildcard(1)}}"
+            chunks.config["republish"],
+            json!({"src": "tw.chunks.2.>", "dest": "tw.live.2.>"})
         );
         let kind = "k".parse().unwrap();
         let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", "k");

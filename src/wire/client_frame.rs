@@ -272,7 +272,7 @@ pub fn start(after: Option<u64>, cursor: Option<&str>) -> Result<Start, Refusal>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::limits::{INPUT_MAX, MESSAGE_MAX, WATCH_TOKEN_TTL_MAX_MS};
+    use crate::wire::limits::{ID_MAX, INPUT_MAX, MESSAGE_MAX, WATCH_TOKEN_TTL_MAX_MS};
     use crate::wire::{Event, ServerFrame, Status, Stored};
     use serde_json::{Value, json};
 
@@ -555,8 +555,8 @@ mod tests {
         let request = parse(&json!({"op": "watch", "job": long, "ref": long}))
             .unwrap_err()
             .request;
-        for text in [request.job, request.reference] {
-            assert_eq!(text.unwrap().chars().count(), REF_MAX);
+        for (text, limit) in [(request.job, ID_MAX), (request.reference, REF_MAX)] {
+            assert_eq!(text.unwrap().chars().count(), limit);
         }
         let refusal = parse(&json!({"op": "watch", "job": "j", long: 1})).unwrap_err();
         let message = refusal.message;

@@ -41,7 +41,7 @@ macro_rules! codes {
 
 codes! {
     BadJobId: "bad_job_id", 400, None, false,
-        "Job ids are 1 to 64 characters of A-Z a-z 0-9 _ -.";
+        "Job ids are 1 to 64 characters of A-Z a-z 0-9 _ -, optionally after the job's kind and a colon.";
     BadKind: "bad_kind", 400, None, false,
         "Kinds are 1 to 64 characters of A-Z a-z 0-9 _ -.";
     BadJson: "bad_json", 400, None, false,

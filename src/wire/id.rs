@@ -11,20 +11,40 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::limits::NAME_MAX;
 
-/// The text is not a valid job id, kind or prefix.
+/// The text is not a valid kind or prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -")]
 pub struct BadName;
 
-fn check(text: &str) -> Result<(), BadName> {
+/// The text is not a valid job id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ -, or a kind, a colon and such a name"
+)]
+pub struct BadId;
+
+fn is_name(text: &str) -> bool {
     let fits = (1..=NAME_MAX).contains(&text.len());
     let valid = text
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if fits && valid { Ok(()) } else { Err(BadName) }
+    fits && valid
 }
 
-/// A job's id: `[A-Za-z0-9_-]{1,64}`. Cheap to clone.
+fn check_name(text: &str) -> Result<(), BadName> {
+    if is_name(text) { Ok(()) } else { Err(BadName) }
+}
+
+fn check_id(text: &str) -> Result<(), BadId> {
+    let valid = match text.split_once(':') {
+        Some((kind, name)) => is_name(kind) && is_name(name),
+        None => is_name(text),
+    };
+    if valid { Ok(()) } else { Err(BadId) }
+}
+
+/// A job's id: a *plain* one is a name, `[A-Za-z0-9_-]{1,64}`; a *qualified* one is
+/// `<kind>:<name>` and names the job's kind. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId {
     text: Arc<str>,
@@ -38,6 +58,33 @@ impl JobId {
             text: text.into(),
             tag: crc32fast::hash(text.as_bytes()),
         }
+    }
+
+    /// The qualified id of a job of `kind`.
+    ///
+    /// # Errors
+    /// [`BadId`] when `name` is not a name.
+    pub fn qualified(kind: &Kind, name: &str) -> Result<Self, BadId> {
+        format!("{kind}:{name}").parse()
+    }
+
+    /// The kind that a qualified id names; `None` for a plain id.
+    pub fn kind(&self) -> Option<&str> {
+        self.text.split_once(':').map(|(kind, _)| kind)
+    }
+
+    /// The id without the kind.
+    pub fn name(&self) -> &str {
+        match self.text.split_once(':') {
+            Some((_, name)) => name,
+            None => &self.text,
+        }
+    }
+
+    /// Whether a job of `kind` may have this id: any plain one, and a qualified one that names the
+    /// kind.
+    pub fn may_be_of(&self, kind: &Kind) -> bool {
+        self.kind().is_none_or(|named| named == kind.as_str())
     }
 
     /// The zlib CRC-32 of the id: selects the job's shard, and ties a cursor to its job.
@@ -86,7 +133,7 @@ impl Prefix {
 }
 
 macro_rules! name {
-    ($name:ident) => {
+    ($name:ident, $check:ident, $error:ident) => {
         impl $name {
             /// The text.
             pub fn as_str(&self) -> &str {
@@ -94,9 +141,9 @@ macro_rules! name {
             }
         }
         impl FromStr for $name {
-            type Err = BadName;
-            fn from_str(text: &str) -> Result<Self, BadName> {
-                check(text).map(|()| Self::of_valid(text))
+            type Err = $error;
+            fn from_str(text: &str) -> Result<Self, $error> {
+                $check(text).map(|()| Self::of_valid(text))
             }
         }
         impl fmt::Display for $name {
@@ -122,9 +169,9 @@ macro_rules! name {
         }
     };
 }
-name!(JobId);
-name!(Kind);
-name!(Prefix);
+name!(JobId, check_id, BadId);
+name!(Kind, check_name, BadName);
+name!(Prefix, check_name, BadName);
 
 /// An event's sequence number in its job's log: 1, 2, 3, … without gaps.
 #[derive(
@@ -177,13 +224,60 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_id_is_one_subject_token_of_at_most_64_characters() {
-        for good in ["a", "A-Z_09", &"x".repeat(64)] {
-            assert_eq!(good.parse::<JobId>().unwrap().as_str(), good);
+    fn a_job_id_is_a_name_or_a_kind_and_a_name_of_at_most_64_characters_each() {
+        let long = "x".repeat(64);
+        for (good, kind, name) in [
+            ("a", None, "a"),
+            ("A-Z_09", None, "A-Z_09"),
+            (&long, None, &long),
+            ("demo:a", Some("demo"), "a"),
+            ("A_1:-", Some("A_1"), "-"),
+            (&format!("{long}:{long}"), Some(long.as_str()), &long),
+        ] {
+            let job: JobId = good.parse().unwrap();
+            assert_eq!((job.as_str(), job.kind(), job.name()), (good, kind, name));
         }
-        for bad in ["", "a.b", "a*", ">", "a b", "ä", "a\n", &"x".repeat(65)] {
-            assert_eq!(bad.parse::<JobId>(), Err(BadName), "{bad:?}");
+        let too_long = "x".repeat(65);
+        for bad in [
+            "",
+            "a.b",
+            "a*",
+            ">",
+            "a b",
+            "ä",
+            "a\n",
+            &too_long,
+            ":",
+            "a:",
+            ":a",
+            "a::b",
+            "a:b:c",
+            "a:b.c",
+            "a.b:c",
+            "a:*",
+            "*:a",
+            "a: b",
+            &format!("k:{too_long}"),
+            &format!("{too_long}:j"),
+        ] {
+            assert_eq!(bad.parse::<JobId>(), Err(BadId), "{bad:?}");
         }
+        for bad in ["a:b", ":", ""] {
+            assert_eq!(bad.parse::<Kind>(), Err(BadName), "{bad:?}");
+            assert_eq!(bad.parse::<Prefix>(), Err(BadName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_qualified_id_is_only_of_its_kind() {
+        let demo: Kind = "demo".parse().unwrap();
+        let other: Kind = "dem".parse().unwrap();
+        let job = JobId::qualified(&demo, "7").unwrap();
+        assert_eq!(job.as_str(), "demo:7");
+        assert!(job.may_be_of(&demo) && !job.may_be_of(&other));
+        let plain: JobId = "demo".parse().unwrap();
+        assert!(plain.may_be_of(&demo) && plain.may_be_of(&other));
+        assert_eq!(JobId::qualified(&demo, "a:b"), Err(BadId));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The limits that are part of the contract with clients and workers. Limits that only protect a
 //! process are in [`config`](crate::config).
 
-/// The longest job id or kind, in characters. Both are tokens of NATS subjects, which are stored
-/// with every event.
+/// The longest kind or plain job id, in characters. Both are tokens of NATS subjects, which are
+/// stored with every event.
 pub const NAME_MAX: usize = 64;
+/// The longest job id, in characters: a qualified one is a kind, a colon and a name.
+pub const ID_MAX: usize = 2 * NAME_MAX + 1;
 /// The largest input of a job, in bytes of JSON. It is stored twice, in the queue and in the log,
 /// and a NATS message holds at most 1 MiB.
 pub const INPUT_MAX: usize = 512 * 1024;
@@ -25,8 +27,8 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const KEY_MAX: usize = 255;
 /// The longest callback address, in bytes: what browsers and servers commonly accept.
 pub const CALLBACK_MAX: usize = 2048;
-/// The longest `ref` of a client frame, in characters. Answers quote at most this much of a `ref`
-/// or job id, which is room for any valid id.
+/// The longest `ref` of a client frame, in characters. Answers quote at most this much of a `ref`,
+/// and [`ID_MAX`] characters of a job id.
 pub const REF_MAX: usize = 80;
 /// The longest `op` that an answer quotes, in characters. The known ones have at most 7.
 pub const OP_MAX: usize = 40;

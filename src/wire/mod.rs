@@ -40,7 +40,7 @@ pub use compact::Compactor;
 pub use cursor::{BadCursor, Cursor};
 pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
-pub use id::{BadName, JobId, Kind, Prefix, Seq, StreamSeq};
+pub use id::{BadId, BadName, JobId, Kind, Prefix, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use refusal::{Refusal, RequestRef, job_id, kind, read_fields, shortened};
 pub use scan::map_memory;
@@ -53,7 +53,5 @@ pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;
 pub use stored::{DecodeError, EventHead, Stored};
-pub use submission::{
-    KEY_ID, Limits, RESERVED_ID, RESERVED_KIND, Submission, may_call_back, reserved_kind,
-};
+pub use submission::{KEY_ID, Limits, RESERVED_KIND, Submission, may_call_back, reserved_kind};
 pub use submit::{SubmitFrame, foreign_body};

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::code::Code;
 use super::id::{JobId, Kind};
-use super::limits::{MESSAGE_MAX, OP_MAX, REF_MAX};
+use super::limits::{ID_MAX, MESSAGE_MAX, OP_MAX, REF_MAX};
 use super::object::{Excerpt, Misread, object};
 
 /// Why a request is refused.
@@ -48,7 +48,7 @@ pub(super) struct RequestHead {
     #[serde(rename = "ref", default)]
     reference: Excerpt<REF_MAX>,
     #[serde(default)]
-    job: Excerpt<REF_MAX>,
+    job: Excerpt<ID_MAX>,
 }
 
 impl RequestRef {

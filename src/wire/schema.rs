@@ -158,8 +158,12 @@ fn name(description: &str) -> Schema {
     json_schema!({
         "type": "string",
         "description": description,
-        "pattern": format!("^[A-Za-z0-9_-]{{1,{NAME_MAX}}}$"),
+        "pattern": format!("^{}$", name_pattern()),
     })
+}
+
+fn name_pattern() -> String {
+    format!("[A-Za-z0-9_-]{{1,{NAME_MAX}}}")
 }
 
 impl JsonSchema for JobId {
@@ -168,7 +172,12 @@ impl JsonSchema for JobId {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        name("A job's id.")
+        let name = name_pattern();
+        json_schema!({
+            "type": "string",
+            "description": "A job's id; it may begin with the job's kind and a colon.",
+            "pattern": format!("^({name}:)?{name}$"),
+        })
     }
 }
 

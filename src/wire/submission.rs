@@ -21,11 +21,8 @@ pub fn reserved_kind() -> Kind {
         .unwrap_or_else(|_| unreachable!("a test checks it"))
 }
 
-/// The prefix of these jobs' ids.
-pub const RESERVED_ID: &str = "callback-";
-
-/// The prefix of the ids that an edge gives to jobs with an idempotency key. A client that could
-/// choose one would take the job of another client's key.
+/// How the ids that an edge gives to jobs with an idempotency key begin, after the kind. A client
+/// that could choose one would take the job of another client's key.
 pub const KEY_ID: &str = "key-";
 
 /// A job to run, and its limits.
@@ -80,8 +77,8 @@ impl Submission {
         }
     }
 
-    /// The size of the first event of the job's log, in bytes as stored, for the longest job id if
-    /// there is none yet. MessagePack may be larger than JSON: a number of three characters takes
+    /// The size of the first event of the job's log, in bytes as stored, for the longest qualified id
+    /// if there is no id yet. MessagePack may be larger than JSON: a number of three characters takes
     /// nine bytes.
     ///
     /// # Errors
@@ -93,8 +90,7 @@ impl Submission {
     /// [`Self::event_len`], for an input of this size.
     pub(super) fn event_len_for(&self, input: usize) -> Result<usize, codec::Error> {
         let longest = || {
-            "x".repeat(NAME_MAX)
-                .parse()
+            JobId::qualified(&self.kind, &"x".repeat(NAME_MAX))
                 .unwrap_or_else(|_| unreachable!("a test checks it"))
         };
         let head = Event {
@@ -106,6 +102,11 @@ impl Submission {
         };
         // The head has `null`, one byte, in place of the input.
         Ok(head.encode()?.len() - 1 + input)
+    }
+
+    /// The error message for an id that names another kind than the job's.
+    pub fn of_another_kind(id: &JobId, kind: &Kind) -> String {
+        format!("the id {id} names another kind than {kind}; name this one, or none")
     }
 
     /// The error message for a stored job of `size` bytes, more than `limit`.

@@ -19,7 +19,7 @@ use super::number::whole_number;
 use super::plain::plain;
 use super::refusal::{self, Refusal};
 use super::scan::{self, Size};
-use super::submission::{KEY_ID, Limits, RESERVED_ID, RESERVED_KIND, Submission};
+use super::submission::{KEY_ID, Limits, RESERVED_KIND, Submission};
 
 /// A job to run, and its limits.
 #[derive(Deserialize, JsonSchema)]
@@ -34,10 +34,10 @@ pub(super) struct SubmissionFields<'a> {
     #[serde(borrow, default)]
     #[schemars(with = "Option<Value>")]
     input: Option<&'a RawValue>,
-    /// The job's id; if absent, the edge generates one.
+    /// The job's id; if absent, the edge generates one. A qualified id must name the job's kind.
     #[schemars(
         with = "Option<JobId>",
-        extend("not" = {"pattern": format!("^({RESERVED_ID}|{KEY_ID})"), "type": "string"})
+        extend("not" = {"pattern": format!("^({RESERVED_KIND}:|([A-Za-z0-9_-]+:)?{KEY_ID})"), "type": "string"})
     )]
     id: Option<String>,
     /// How long the job may take from submission to its end, including all attempts and waits, in
@@ -244,13 +244,14 @@ impl Submission {
             let message = format!("the kind {RESERVED_KIND} is reserved; use another kind");
             return refused(Code::BadKind, message);
         }
-        let id = self.id.as_ref().map_or("", JobId::as_str);
-        if let Some(prefix) = [RESERVED_ID, KEY_ID]
-            .iter()
-            .find(|prefix| id.starts_with(**prefix))
-        {
-            let message = format!("ids that begin with {prefix} are reserved; use another id");
-            return refused(Code::BadJobId, message);
+        if let Some(id) = &self.id {
+            if !id.may_be_of(&self.kind) {
+                return refused(Code::BadJobId, Self::of_another_kind(id, &self.kind));
+            }
+            if id.name().starts_with(KEY_ID) {
+                let message = format!("ids that begin with {KEY_ID} are reserved; use another id");
+                return refused(Code::BadJobId, message);
+            }
         }
         if [self.limits.timeout_ms, self.limits.silence_timeout_ms].contains(&Some(0)) {
             return refused(
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(refusal(&json!({"kind": "a.b"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "callback"})), Code::BadKind);
         assert_eq!(refusal(&json!({"kind": "k", "id": "a.b"})), Code::BadJobId);
-        for id in ["callback-j", "key-j"] {
+        for id in ["callback:j", "key-j", "k:key-j"] {
             assert_eq!(refusal(&json!({"kind": "k", "id": id})), Code::BadJobId);
         }
         assert_eq!(
@@ -354,6 +355,22 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_names_another_kind_is_refused() {
+        let id = |id: &str| json!({"kind": "k", "id": id});
+        for bad in ["other:j", "K:j", "kk:j"] {
+            let refusal = read(&id(bad)).unwrap_err();
+            assert_eq!(refusal.code, Code::BadJobId);
+            let expected =
+                format!("the id {bad} names another kind than k; name this one, or none");
+            assert_eq!(refusal.message, expected);
+        }
+        for good in ["j", "k:j", "k"] {
+            let submission = read(&id(good)).unwrap();
+            assert_eq!(submission.id.unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
     fn an_input_that_is_large_only_in_memory_is_refused() {
         let objects = |object: &str, count: usize| {
             let input = format!("[{}0]", format!("{object},").repeat(count));
@@ -381,9 +398,10 @@ mod tests {
             error.message
         );
         for (count, fits) in [(116_300, true), (116_400, false)] {
+            let submission = numbers(count);
             let submission = Submission {
-                id: "x".repeat(NAME_MAX).parse().ok(),
-                ..numbers(count)
+                id: JobId::qualified(&submission.kind, &"x".repeat(NAME_MAX)).ok(),
+                ..submission
             };
             let body = submission.queued();
             let job = submission.id.clone().unwrap();

@@ -1,8 +1,6 @@
 //! Submits callbacks: a job of the kind `callback` reports how another job ended to its callback
 //! address, with attempts and pauses like any other job. The HTTP request is made elsewhere.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
@@ -10,9 +8,7 @@ use tracing::warn;
 use crate::nats::{Delivery, Queue, SubmitOutcome, UsageCache};
 use crate::source::Unavailable;
 use crate::wire::limits::{LABEL_MAX, NAME_MAX};
-use crate::wire::{
-    Body, Event, JobFailure, JobId, Kind, RESERVED_ID, Submission, cut, reserved_kind,
-};
+use crate::wire::{Body, Event, JobFailure, JobId, Kind, Submission, cut, reserved_kind};
 
 /// Submits the callback of a job that has ended, if it has one. Repeating it is harmless. A
 /// callback is abandoned if no worker would deliver it, or if the queue is full: otherwise the job
@@ -55,6 +51,7 @@ pub(super) async fn request(
                 SubmitOutcome::TooLarge { .. } => "the broker does not accept messages that large",
                 SubmitOutcome::Full => "the queue is full",
                 SubmitOutcome::Other => "the callback's id names another job",
+                SubmitOutcome::OtherKind => "the callback's id names another kind",
             }
         }
     };
@@ -62,18 +59,18 @@ pub(super) async fn request(
     Ok(())
 }
 
-/// The id of a job's callback.
+/// The id of a job's callback: `callback:` and the job's id. In place of a qualified id, or of one
+/// with [`NAME_MAX`] characters, it has the SHA-256 of the id in hexadecimal, which has
+/// [`NAME_MAX`] characters. So no two jobs share a callback's id.
 fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
-    let plain = format!("{RESERVED_ID}{job}");
-    let id = if plain.len() <= NAME_MAX {
-        plain
+    let id = job.as_str();
+    let name = if job.kind().is_none() && id.len() < NAME_MAX {
+        id.to_owned()
     } else {
-        format!(
-            "{RESERVED_ID}{}",
-            BASE64.encode(Sha256::digest(job.as_str()))
-        )
+        let digest = Sha256::digest(id);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
     };
-    id.parse()
+    JobId::qualified(&reserved_kind(), &name)
         .map_err(|_| Unavailable("the callback has no id".into()))
 }
 
@@ -182,10 +179,23 @@ mod tests {
     }
 
     #[test]
-    fn even_the_longest_id_has_a_callback_id() {
-        let short = id_for(&"job-1".parse().unwrap()).unwrap();
-        assert_eq!(short.as_str(), "callback-job-1");
-        let long = id_for(&"x".repeat(64).parse().unwrap()).unwrap();
-        assert!(long.as_str().starts_with("callback-") && long.as_str().len() == 52);
+    fn even_the_longest_id_has_a_callback_id_of_its_own() {
+        let of = |id: &str| id_for(&id.parse().unwrap()).unwrap();
+        assert_eq!(of("job-1").as_str(), "callback:job-1");
+        // printf %s demo:job-1 | sha256sum
+        let qualified = of("demo:job-1");
+        assert_eq!(
+            qualified.as_str(),
+            "callback:4f6fde3081251b4686495f1f997006250316592f6e478ed80481e31406477ee4"
+        );
+        let names = ["x".repeat(63), "x".repeat(64), "demo:x".to_owned()];
+        let longest = format!("{0}:{0}", "x".repeat(64));
+        let mut ids = names.iter().map(|name| of(name)).collect::<Vec<_>>();
+        // The name of a callback is a plain id, too, with another callback.
+        ids.extend([of(&longest), of(qualified.name()), qualified]);
+        for (index, id) in ids.iter().enumerate() {
+            assert_eq!(id.kind(), Some("callback"));
+            assert!(!ids[..index].contains(id), "{id}");
+        }
     }
 }

@@ -65,11 +65,11 @@ class Stream:
     def log(self):
         return JobLog(self.broker(), "j")
 
-    def delivery(self, count, age):
+    def delivery(self, count, age, job="j"):
         submitted = datetime.now(timezone.utc) - timedelta(seconds=age)
         metadata = SimpleNamespace(timestamp=submitted, num_delivered=count, sequence=SimpleNamespace(stream=7))
         worker = SimpleNamespace(kind="k", timeout=None, silence_timeout=None, continues=False, max_attempts=5)
-        message = SimpleNamespace(data=b'{"job":"j"}', metadata=metadata)
+        message = SimpleNamespace(data=json.dumps({"job": job}).encode(), metadata=metadata)
         return Attempt(self.broker(), worker, message, 30, "w", None)
 
     def put(self, data, fence=None):
@@ -207,6 +207,22 @@ async def a_job_that_the_leader_of_the_queue_lacks_was_not_purged():
     assert await stream.delivery(3, 15).claim()
 
 
+async def an_id_that_names_another_kind_is_not_a_job_of_this_one():
+    for job in ("other:j", "k:k:j", ":j"):
+        try:
+            Stream().delivery(1, 0, job)
+        except ValueError:
+            continue
+        raise AssertionError(job)
+    assert await Stream().delivery(1, 0, "k:j").claim()
+
+
+async def the_subject_of_a_log_has_the_kind_that_the_id_names():
+    broker = Broker(SimpleNamespace(jetstream=lambda timeout: None), "tw", 1)
+    assert broker.of_job("j") == ("TW_CHUNKS_0", "tw.chunks.0.j")
+    assert broker.of_job("k:j") == ("TW_CHUNKS_0", "tw.chunks.0.k.j")
+
+
 for test in (
     messages_that_are_not_events_do_not_stop_the_writer,
     a_claim_finds_the_last_event_before_such_messages,
@@ -216,6 +232,8 @@ for test in (
     only_the_log_of_a_queued_job_continues_after_all_events_expired,
     a_late_delivery_of_a_purged_job_does_not_bring_it_back,
     a_job_that_the_leader_of_the_queue_lacks_was_not_purged,
+    an_id_that_names_another_kind_is_not_a_job_of_this_one,
+    the_subject_of_a_log_has_the_kind_that_the_id_names,
 ):
     asyncio.run(asyncio.wait_for(test(), 20))
     print(json.dumps(test.__name__), flush=True)

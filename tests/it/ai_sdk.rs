@@ -55,7 +55,7 @@ async fn a_chat_of_the_ai_sdk_gets_the_whole_answer() {
     for report in run(&edge, "whole", &input).await {
         assert_fields!(report, {"status": "ready", "error": null, "messages": 2, "text": text(&input)});
         let job = report["metadata"]["job"].as_str().unwrap();
-        assert!(job.starts_with("chat-whole-ai"), "{job}");
+        assert!(job.starts_with("demo:chat-whole-ai"), "{job}");
         let page = get_json(&edge, &format!("/api/jobs/{job}/events?limit=1")).await;
         assert_eq!(
             page["events"][0]["input"]["messages"],

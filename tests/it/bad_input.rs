@@ -20,6 +20,23 @@ async fn bad_requests_are_refused_with_a_code_and_store_nothing() {
         (json!({"kind": "demo", "id": "a b"}), 400, "bad_job_id"),
         (json!({"kind": "demo", "id": ""}), 400, "bad_job_id"),
         (json!({"kind": "demo", "id": long}), 400, "bad_job_id"),
+        (json!({"kind": "demo", "id": "other:a"}), 400, "bad_job_id"),
+        (
+            json!({"kind": "demo", "id": "callback:a"}),
+            400,
+            "bad_job_id",
+        ),
+        (
+            json!({"kind": "demo", "id": "demo:key-a"}),
+            400,
+            "bad_job_id",
+        ),
+        (
+            json!({"kind": "demo", "id": "demo:demo:a"}),
+            400,
+            "bad_job_id",
+        ),
+        (json!({"kind": "demo", "id": "demo:"}), 400, "bad_job_id"),
         (json!({"kind": "de.mo"}), 400, "bad_kind"),
         (json!({"kind": "unknown"}), 422, "unknown_kind"),
         (json!({"input": 1}), 400, "bad_request"),

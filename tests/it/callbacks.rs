@@ -62,7 +62,7 @@ impl Calls {
     /// Waits until the callback of a job has ended.
     async fn callback(&self, job: &JobId) -> JobState {
         self.system
-            .ended(&format!("callback-{job}").parse().unwrap())
+            .ended(&format!("callback:{job}").parse().unwrap())
             .await
     }
 }
@@ -184,7 +184,7 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let found = (&first.headers["webhook-id"], &first.body);
     assert_eq!(found, (&again.headers["webhook-id"], &again.body));
     assert_signed(&requests).await;
-    let seen = follow(&calls.edge.addr, "callback-fails").await;
+    let seen = follow(&calls.edge.addr, "callback:fails").await;
     let retry = seen.of_type("job:retrying:v1")[0];
     let message = "the receiver answered 500 Internal Server Error";
     assert_fields!(retry, {"code": "callback_failed", "message": message});
@@ -198,7 +198,7 @@ async fn callbacks_are_retried_after_errors_and_not_after_refusals() {
     let job = calls.submit("busy", "/busy", words(2, 0, 1)).await;
     let found = calls.callback(&job).await.error.unwrap().code;
     assert_eq!(found, "attempts_exhausted");
-    let seen = follow(&calls.edge.addr, "callback-busy").await;
+    let seen = follow(&calls.edge.addr, "callback:busy").await;
     let retry = seen.of_type("job:retrying:v1")[0];
     assert_eq!(retry["delay_ms"], 1000);
     assert_eq!(server.at("/busy").len(), 2);
@@ -230,7 +230,7 @@ async fn an_unresponsive_receiver_delays_no_other_callback() {
     assert_eq!(calls.callback(&job).await.status, Status::Done);
     assert_within(began, CALLBACK_WAIT);
     // The slow callbacks do not wait forever either.
-    let slow: JobId = "callback-slow-0".parse().unwrap();
+    let slow: JobId = "callback:slow-0".parse().unwrap();
     calls
         .system
         .last_event("the slow callback to fail", &slow, |last| {
@@ -314,7 +314,7 @@ async fn callback_addresses_are_never_published() {
         let job = calls.submit(id, path, words(1, 0, 1)).await;
         assert_eq!(calls.callback(&job).await.status, status);
         assert_eq!(server.at(path).len(), 1);
-        for job in [job.to_string(), format!("callback-{job}")] {
+        for job in [job.to_string(), format!("callback:{job}")] {
             let mut shown = format!("{:?}", follow(&calls.edge.addr, &job).await.events);
             assert!(shown.contains("job:queued:v1"), "{shown}");
             for (path, headers) in [
@@ -459,7 +459,7 @@ async fn up_delivers_callbacks() {
     for shown in [
         log,
         seen.text(),
-        format!("{:?}", follow(&addr, "callback-up").await.events),
+        format!("{:?}", follow(&addr, "callback:up").await.events),
     ] {
         assert!(
             !shown.contains(SECRET) && !shown.contains("hunter2"),

@@ -130,7 +130,7 @@ async fn each_token_may_do_what_it_grants_over_the_protocols_of_others() {
         .await;
     let done = system.submit("done", words(3, 0, 1)).await;
     system.ended(&done).await;
-    let watch = json!(["chat-busy_t*", "done"]);
+    let watch = json!(["demo:chat-busy_t*", "done"]);
     let grants = [
         json!({}),
         json!({"submit": ["demo"]}),

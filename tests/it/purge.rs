@@ -29,7 +29,8 @@ on_one_and_three!(
 async fn stored(system: &System, job: &JobId) -> [usize; 3] {
     let names = system.names();
     let shard = job.shard(system.log.shards());
-    let segments = format!("{}.segments.{shard}.{job}.*", names.prefix());
+    let segments = names.segment(shard, job, 0);
+    let segments = format!("{}.*", segments.strip_suffix(".0").unwrap());
     let client = system.client().await;
     let count = async |stream: String, subject: String| {
         let ask = json!({"subjects_filter": subject}).to_string();

@@ -281,7 +281,7 @@ async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
 async fn python_writes_a_log_whatever_else_is_in_it_and_whoever_answers() {
     let given = json!({"library": LIBRARY});
     let passed = ThirdParty::python("python_log.py", &given).ends().await;
-    assert_eq!(passed.len(), 8, "{passed:?}");
+    assert_eq!(passed.len(), 10, "{passed:?}");
 }
 
 /// Messages of another publisher, before, during and after a job.
@@ -532,7 +532,7 @@ async fn a_job_run_by_python_calls_back() {
         let job = json!({"kind": "demo", "id": task, "input": task, "callback": callback});
         let (code, answer) = post(&edge, &job).await;
         assert_eq!(code, 202, "{answer}");
-        let id: JobId = format!("callback-{task}").parse().unwrap();
+        let id: JobId = format!("callback:{task}").parse().unwrap();
         assert_eq!(system.ended(&id).await.status, Status::Done);
         let requests = server.at(&format!("/{task}"));
         let [request] = requests.as_slice() else {

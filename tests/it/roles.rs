@@ -1,9 +1,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use async_nats::{Client, ConnectOptions, Event};
 use futures_util::StreamExt as _;
+use serde_json::json;
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -11,12 +13,15 @@ use tokio::sync::mpsc;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
 use crate::support::http::get;
+use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, Ran, run};
 use crate::support::roles::refusals;
+use crate::support::system::SECRET;
 use crate::support::workers::PythonWorker;
 use crate::support::{PATIENCE, table, until, within};
 
-/// A broker as `tailwater accounts` configures it, with workers of the kinds `demo` and `other`.
+/// A broker as `tailwater accounts` configures it, with workers of the kinds `demo`, `other` and
+/// `callback`.
 struct Accounts {
     broker: Broker,
     dir: TempDir,
@@ -26,10 +31,8 @@ impl Accounts {
     async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let path = dir.path().display().to_string();
-        let line = [
-            "accounts", "--dir", &path, "--kind", "demo", "--kind", "other",
-        ];
-        run(line).await.prints();
+        let line = format!("accounts --dir {path} --kind demo --kind other --kind callback");
+        run(line.split(' ')).await.prints();
         let broker = Broker::with_config(&config(&dir));
         Self { broker, dir }
     }
@@ -42,16 +45,16 @@ impl Accounts {
     fn command(&self, role: &str, line: &str) -> Vec<String> {
         let key = self.key(role).display().to_string();
         let url = self.broker.url();
-        // The backend of a worker is the last word.
-        let (line, backend) = match line.strip_suffix(" demo") {
-            Some(line) if line.starts_with("worker") => (line, Some("demo")),
-            _ => (line, None),
-        };
+        // The backend of a worker comes last.
+        let backend = line.strip_suffix(" demo").map(str::len);
+        let backend = backend.or_else(|| line.find(" webhook "));
+        let backend = backend.filter(|_| line.starts_with("worker"));
+        let (line, backend) = line.split_at(backend.unwrap_or(line.len()));
         let words = line.split_whitespace();
         let access = ["--nats", &url, "--nats-nkey", &key];
         words
             .chain(access)
-            .chain(backend)
+            .chain(backend.split_whitespace())
             .map(str::to_owned)
             .collect()
     }
@@ -84,29 +87,33 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
         let mut worker = Process::start(accounts.command(kind, "worker --kind demo demo"));
         let mut edge = Process::start(accounts.command("edge", "edge --listen 127.0.0.1:0"));
         let addr = edge.says("ready http://").await;
-        let job = format!("by-{kind}");
-        let submit =
-            format!(r#"submit --kind demo --input {{"words":3,"rate":0}} --id {job} --watch"#);
-        // The worker declares its kind first.
-        until("a job", async || {
-            accounts.run("edge", &submit).await.code == 0
-        })
-        .await;
-        follow(&addr, &job).await.assert_whole();
         assert!(get(&addr, "/readyz", "").await.0.contains(" 200 "));
-        assert!(get(&addr, "/api/jobs", "").await.1.contains(&job));
-        // Nobody runs this kind, so that it can be cancelled.
-        let waits = format!("submit --kind other --input 1 --id waits-{kind}");
-        accounts.run("edge", &waits).await.prints();
-        for (role, line, code) in [
-            ("observer", format!("tail {job}"), 0),
-            ("observer", format!("state waits-{kind}"), 0),
-            ("observer", "jobs".to_owned(), 0),
-            ("edge", format!("cancel waits-{kind}"), 0),
-            ("edge", format!("purge waits-{kind}"), 0),
-        ] {
-            let ran = accounts.run(role, &line).await;
-            assert_eq!(ran.code, code, "{line}: {ran:?}");
+        let plain = (format!("by-{kind}"), format!("waits-{kind}"));
+        let qualified = (format!("demo:by-{kind}"), format!("other:waits-{kind}"));
+        for (job, waits) in [plain, qualified] {
+            let submit =
+                format!(r#"submit --kind demo --input {{"words":3,"rate":0}} --id {job} --watch"#);
+            // The worker declares its kind first.
+            until("a job", async || {
+                accounts.run("edge", &submit).await.code == 0
+            })
+            .await;
+            follow(&addr, &job).await.assert_whole();
+            let listed = format!("\"{job}\"");
+            assert!(get(&addr, "/api/jobs", "").await.1.contains(&listed));
+            // Nobody runs this kind, so that it can be cancelled.
+            let submit = format!("submit --kind other --input 1 --id {waits}");
+            accounts.run("edge", &submit).await.prints();
+            for (role, line, code) in [
+                ("observer", format!("tail {job}"), 0),
+                ("observer", format!("state {waits}"), 0),
+                ("observer", "jobs".to_owned(), 0),
+                ("edge", format!("cancel {waits}"), 0),
+                ("edge", format!("purge {waits}"), 0),
+            ] {
+                let ran = accounts.run(role, &line).await;
+                assert_eq!(ran.code, code, "{line}: {ran:?}");
+            }
         }
         for process in [&mut worker, &mut edge] {
             process.signal(Signal::TERM);
@@ -141,32 +148,112 @@ async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
         let env = [("TAILWATER_NATS", &*url), ("TAILWATER_NATS_NKEY", &*key)];
         let settings = "concurrency=2, continues=True";
         let mut worker = PythonWorker::start_as(&env, WORK, settings).await;
-        let submit = format!("submit --kind demo --input 1 --id by-{role} --watch");
-        let printed = accounts.run("edge", &submit).await.prints();
-        assert_eq!(printed, "one one two", "{role}");
-        let submit = format!(r#"submit --kind demo --input "hang" --id hangs-{role}"#);
-        accounts.run("edge", &submit).await.prints();
-        until("output of the second attempt", async || {
-            let state = format!("state hangs-{role}");
-            accounts
-                .run("observer", &state)
-                .await
-                .out
-                .contains("one two")
-        })
-        .await;
-        accounts
-            .run("edge", &format!("cancel hangs-{role}"))
-            .await
-            .prints();
-        let ended = accounts
-            .run("observer", &format!("tail hangs-{role}"))
+        for of in ["", "demo:"] {
+            let submit = format!("submit --kind demo --input 1 --id {of}by-{role} --watch");
+            let printed = accounts.run("edge", &submit).await.prints();
+            assert_eq!(printed, "one one two", "{of}{role}");
+            let hangs = format!("{of}hangs-{role}");
+            let submit = format!(r#"submit --kind demo --input "hang" --id {hangs}"#);
+            accounts.run("edge", &submit).await.prints();
+            until("output of the second attempt", async || {
+                let state = format!("state {hangs}");
+                accounts
+                    .run("observer", &state)
+                    .await
+                    .out
+                    .contains("one two")
+            })
             .await;
-        assert_eq!(ended.code, 3, "{ended:?}");
+            accounts
+                .run("edge", &format!("cancel {hangs}"))
+                .await
+                .prints();
+            let ended = accounts.run("observer", &format!("tail {hangs}")).await;
+            assert_eq!(ended.code, 3, "{ended:?}");
+        }
         worker.process.signal(Signal::TERM);
         assert!(worker.process.ends_within(PATIENCE).await.success());
     }
     assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+}
+
+/// Submits the callback of each job, and writes its first event.
+#[tokio::test]
+async fn a_worker_calls_back_with_the_key_of_its_role() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576";
+    accounts.run("setup", setup).await.prints();
+    let server = Server::start(async |mut exchange: Exchange| {
+        exchange.answer("200 OK", "", "").await;
+    })
+    .await;
+    let addr = &server.addr;
+    let line = format!("worker --kind callback webhook --callback-hosts {addr}");
+    let line = accounts.command("worker-callback", &line);
+    let secret = [("TAILWATER_WEBHOOK_SECRET", SECRET)];
+    let _callbacks = Process::start_with(line, &secret, Stdio::inherit());
+    let url = accounts.broker.url();
+    let key = accounts.key("worker-demo").display().to_string();
+    let env = [("TAILWATER_NATS", &*url), ("TAILWATER_NATS_NKEY", &*key)];
+    for (language, callback) in [
+        ("rust", "callback:plain-rust".to_owned()),
+        ("python", "callback:plain-python".to_owned()),
+    ] {
+        let line = accounts.command("worker-demo", "worker --kind demo demo");
+        let _rust = (language == "rust").then(|| Process::start(line));
+        let _python = match language {
+            "python" => Some(PythonWorker::start_as(&env, "    yield \"one\"", "").await),
+            _ => None,
+        };
+        for of in ["", "demo:"] {
+            let path = format!("/{}{language}", of.trim_end_matches(':'));
+            let input = r#"{"words":3,"rate":0}"#;
+            let submit = format!(
+                "submit --kind demo --input {input} --id {of}plain-{language} --callback http://{addr}{path} --wait"
+            );
+            // The workers declare their kinds first.
+            until("a job", async || {
+                accounts.run("edge", &submit).await.code == 0
+            })
+            .await;
+            until("the callback", async || !server.at(&path).is_empty()).await;
+            let body = server.at(&path)[0].json();
+            assert_eq!(body["data"]["id"], format!("{of}plain-{language}"));
+        }
+        until("the end of the callback", async || {
+            let state = accounts.run("observer", &format!("state {callback}")).await;
+            state.out.contains("done")
+        })
+        .await;
+        let purge = format!("purge {callback} demo:plain-{language}");
+        accounts.run("edge", &purge).await.prints();
+    }
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+}
+
+#[tokio::test]
+async fn a_worker_of_another_kind_cannot_forge_events_of_a_qualified_id() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --shards 1 --kind demo";
+    accounts.run("setup", setup).await.prints();
+    let submit = "submit --kind demo --input 1 --id demo:job";
+    accounts.run("edge", submit).await.prints();
+    let mut other = RawUser::connect(&accounts, "worker-other").await;
+    assert!(other.is_refused("pub", "tw.chunks.0.demo.job").await);
+    // The broker takes this for the log of a plain id, and stores it.
+    let forged =
+        json!({"type": "job:cancelled:v1", "job": "demo:job", "seq": 2, "attempt": 0, "ts": 1});
+    let stored = other
+        .client
+        .request("tw.chunks.0.demo:job", forged.to_string().into());
+    let ack = within("an ack", stored).await.unwrap();
+    let ack = String::from_utf8_lossy(&ack.payload).into_owned();
+    assert!(ack.contains("\"seq\":"), "{ack}");
+    for line in ["state demo:job", "jobs"] {
+        let shown = accounts.run("observer", line).await.prints();
+        let is_queued = shown.contains("queued") && !shown.contains("cancelled");
+        assert!(is_queued, "{line}: {shown}");
+    }
 }
 
 #[tokio::test]
@@ -255,6 +342,8 @@ impl RawUser {
 /// What each role tries. Those in `ALLOWED` show that a refusal is seen only where there is one.
 const ATTEMPTS: &str = "
     edge        pub  tw.live.0.job
+    edge        pub  tw.live.0.demo.job
+    edge        pub  tw.segments.0.demo.job.0
     edge        pub  $JS.API.STREAM.DELETE.TW_JOBS
     edge        pub  $JS.API.STREAM.DELETE.TW_CHUNKS_0
     edge        pub  $JS.API.STREAM.UPDATE.TW_CHUNKS_0
@@ -274,6 +363,17 @@ const ATTEMPTS: &str = "
     edge        sub  $JS.API.>
     edge        sub  >
     worker-demo pub  tw.live.0.job
+    worker-demo pub  tw.live.0.demo.job
+    worker-demo pub  tw.chunks.0.other.job
+    worker-demo pub  tw.chunks.0.other.demo.job
+    worker-demo pub  tw.chunks.0.demo.job.0
+    worker-demo pub  tw.segments.0.other.job.0
+    worker-demo pub  tw.segments.0.callback.job.0
+    worker-demo sub  tw.live.0.demo.job
+    worker-other pub tw.chunks.0.demo.job
+    worker-other pub tw.segments.0.demo.job.0
+    worker-other pub tw.live.0.demo.job
+    worker-other pub tw.jobs.demo.demo:job
     worker-demo pub  tw.jobs.demo.job
     worker-demo pub  tw.jobs.other.job
     worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.other
@@ -303,6 +403,8 @@ const ATTEMPTS: &str = "
     observer    pub  tw.live.0.job
     observer    pub  tw.jobs.demo.job
     observer    pub  tw.chunks.0.job
+    observer    pub  tw.chunks.0.demo.job
+    observer    pub  tw.segments.0.demo.job.0
     observer    pub  tw.control.job
     observer    pub  tw.alive.job
     observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
@@ -313,6 +415,7 @@ const ATTEMPTS: &str = "
     setup       pub  tw.live.0.job
     setup       pub  tw.jobs.demo.job
     setup       pub  tw.chunks.0.job
+    setup       pub  tw.chunks.0.demo.job
     setup       pub  $JS.API.STREAM.DELETE.TW_JOBS
     setup       pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     setup       pub  $JS.API.STREAM.CREATE.OTHER
@@ -327,11 +430,22 @@ const ALLOWED: &str = "
     edge        pub  $JS.API.DIRECT.GET.TW_CHUNKS_3
     edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_3
     edge        pub  tw.purged.job
+    edge        pub  tw.chunks.3.job
+    edge        pub  tw.chunks.3.demo.job
     edge        sub  tw.live.3.job
+    edge        sub  tw.live.3.demo.job
     edge        pub  tw.control.job
     edge        sub  tw.alive.job
     edge        sub  _INBOX.tw.edge.x.y
     worker-demo pub  tw.jobs.callback.job
+    worker-demo pub  tw.jobs.callback.callback:job
+    worker-demo pub  tw.chunks.3.job
+    worker-demo pub  tw.chunks.3.demo.job
+    worker-demo pub  tw.chunks.3.callback.job
+    worker-demo pub  tw.segments.3.job.0
+    worker-demo pub  tw.segments.3.demo.job.0
+    worker      pub  tw.chunks.3.other.job
+    worker      pub  tw.segments.3.other.job.0
     worker-demo pub  tw.control.job
     worker-demo pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     worker-demo pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
@@ -343,6 +457,7 @@ const ALLOWED: &str = "
     observer    pub  $JS.API.STREAM.MSG.GET.TW_CHUNKS_0
     observer    pub  $JS.API.INFO
     observer    sub  tw.live.3.job
+    observer    sub  tw.live.3.demo.job
     setup       pub  $JS.API.STREAM.INFO.TW_CHUNKS_3
 ";
 

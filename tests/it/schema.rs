@@ -64,6 +64,7 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
     let frames = [
         json!({"op": "watch", "job": "j1"}),
         json!({"op": "watch", "job": "j1", "after": 0}),
+        json!({"op": "watch", "job": "demo:j1"}),
         json!({"op": "watch", "job": "j1", "after": null, "cursor": cursor}),
         json!({"op": "unwatch", "job": "j1"}),
         json!({"op": "auth", "token": "anything"}),
@@ -86,6 +87,8 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         json!({"op": "watch"}),
         json!({"op": "watch", "job": "a.b"}),
         json!({"op": "watch", "job": "x".repeat(65)}),
+        json!({"op": "watch", "job": format!("demo:{}", "x".repeat(65))}),
+        json!({"op": "watch", "job": "demo:"}),
         json!({"op": "watch", "job": "j1", "after": -1}),
         json!({"op": "watch", "job": "j1", "afterr": 1}),
         json!({"op": "unwatch", "job": "j1", "after": 1}),
@@ -98,7 +101,11 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         json!({"kind": "k", "timeout_ms": 5.0}),
         json!({"kind": "callback"}),
         json!({"kind": "a.b"}),
-        json!({"kind": "k", "id": "callback-j"}),
+        json!({"kind": "k", "id": "k:j"}),
+        json!({"kind": "k", "id": "callback:j"}),
+        json!({"kind": "k", "id": "key-j"}),
+        json!({"kind": "k", "id": "k:key-j"}),
+        json!({"kind": "k", "id": "k:k:j"}),
         json!({"kind": "k", "timeout_ms": 0}),
         json!({"kind": "k", "timeout_ms": 1.5}),
         json!({"kind": "k", "timeout_ms": 1_u64 << 53}),
@@ -118,7 +125,7 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         )
         .collect();
     assert!(
-        taken.iter().filter(|taken| **taken).count() == 14,
+        taken.iter().filter(|taken| **taken).count() == 16,
         "{taken:?}"
     );
     let frames = frames.into_iter().map(|frame| ("ClientFrame", frame));

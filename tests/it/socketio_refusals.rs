@@ -126,6 +126,7 @@ async fn requests_have_the_same_limits_as_websocket_frames() {
         ("ref", json!(7), "bad_request"),
         ("input", json!("x".repeat(512 * 1024)), "too_large"),
         ("timeout_ms", json!(0), "bad_request"),
+        ("id", json!("other:a"), "bad_job_id"),
         (
             "callback",
             json!("http://127.0.0.1/"),

@@ -1,17 +1,19 @@
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
+use tailwater::nats::SubmitOutcome;
 use tailwater::process_group::Signal;
-use tailwater::wire::Status;
+use tailwater::wire::{JobId, Status, Submission};
 
 use crate::support::broker::Broker;
 use crate::support::eventually;
-use crate::support::http::{assert_problem, http, post, post_refused};
+use crate::support::http::{assert_problem, get_json, http, post, post_refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{Edge, System, text, words};
 
 on_one_and_three!(
     an_idempotency_key_returns_the_same_job,
+    generated_ids_name_the_kind_and_no_other_kind_gets_them,
     a_half_finished_submit_can_be_repeated,
     a_full_kind_is_refused_and_other_kinds_are_not,
 );
@@ -73,6 +75,64 @@ async fn an_idempotency_key_returns_the_same_job(broker: &Broker) {
         let (status, problem) = post_with_key(&edges[0], bad, &body).await;
         let found = (status, &problem["code"]);
         assert_eq!(found, (400, &json!("bad_request")), "{bad}");
+    }
+    system.end().await;
+}
+
+async fn generated_ids_name_the_kind_and_no_other_kind_gets_them(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let body = json!({"kind": "demo", "input": words(3, 0, 1)});
+    let (status, answer) = post_with_key(&edge, "order 68", &body).await;
+    assert_eq!(status, 202, "{answer}");
+    let by_key = answer["id"].as_str().unwrap().to_owned();
+    assert!(by_key.starts_with("demo:key-"), "{by_key}");
+    let (status, answer) = post(&edge, &body).await;
+    assert_eq!(status, 202, "{answer}");
+    let by_edge = answer["id"].as_str().unwrap().to_owned();
+    let input = body["input"].to_string();
+    let line = format!("submit --kind demo --input {input}");
+    let by_cli = system.run(&line).await.prints().trim().to_owned();
+    for id in [by_key, by_edge, by_cli] {
+        let job: JobId = id.parse().unwrap();
+        assert_eq!(job.kind(), Some("demo"), "{id}");
+        assert_eq!(system.ended(&job).await.output, text(&body["input"]));
+        // A URL may have the colon as it is, or percent-encoded.
+        for id in [id.clone(), id.replace(':', "%3A")] {
+            let state = get_json(&edge, &format!("/api/jobs/{id}")).await;
+            assert_eq!(
+                (&state["id"], &state["status"]),
+                (&json!(job), &json!("done"))
+            );
+        }
+    }
+    // Whatever submits it, an id that names another kind is refused before anything is stored.
+    let line = "submit --kind demo --id other:a";
+    system
+        .run(line)
+        .await
+        .fails(2, "names another kind than demo");
+    let other = "other:a".parse().unwrap();
+    let submission = Submission::new("demo".parse().unwrap(), body["input"].clone());
+    let outcome = system.queue.submit(&other, &submission).await.unwrap();
+    assert_eq!(outcome, SubmitOutcome::OtherKind);
+    assert_eq!(system.queue.queued_kind(&other).await.unwrap(), None);
+    // A worker removes such a message from the queue, and runs the job after it.
+    let context = system.jetstream().await;
+    let prefix = &system.options.prefix;
+    for (id, kind) in [("other:a", "demo"), ("plain", "other")] {
+        let subject = format!("{prefix}.jobs.demo.{id}");
+        let queued = json!({"job": id, "kind": kind, "input": body["input"]}).to_string();
+        let stored = context.publish(subject, queued.into()).await.unwrap();
+        stored.await.unwrap();
+    }
+    let next = system.submit("demo:next", body["input"].clone()).await;
+    assert_eq!(system.ended(&next).await.output, text(&body["input"]));
+    system.queue_is_empty().await;
+    for id in ["other:a", "plain"] {
+        let last = system.log.last(&id.parse().unwrap()).await.unwrap();
+        assert!(last.is_none(), "{id}");
     }
     system.end().await;
 }

@@ -22,8 +22,9 @@ async fn random_cuts_lose_and_repeat_nothing() {
     let edges = [system.edge().await, system.edge().await];
     let proxy = Proxy::to(&edges[0].addr).await;
     let input = words(400, 60, 5);
-    system.submit("cut", input.clone()).await;
-    let mut followers = Follower::all(&proxy.addr, "cut");
+    // The other tests use plain ids.
+    system.submit("demo:cut", input.clone()).await;
+    let mut followers = Follower::all(&proxy.addr, "demo:cut");
     for follower in &mut followers {
         follower.reaches(3).await;
     }

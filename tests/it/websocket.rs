@@ -213,6 +213,7 @@ async fn errors_carry_the_ref_in_both_encodings() {
             (submit("kind", json!("callback")), "bad_kind"),
             (submit("kind", json!("unknown")), "unknown_kind"),
             (submit("id", json!("a.b")), "bad_job_id"),
+            (submit("id", json!("other:a")), "bad_job_id"),
             (submit("input", json!("x".repeat(512 * 1024))), "too_large"),
             (submit("callback", callback.clone()), "callback_not_allowed"),
             (cancel("a.b"), "bad_job_id"),

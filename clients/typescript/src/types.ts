@@ -116,7 +116,7 @@ export interface QueueItem {
 export type Queued<T> = Promise<T> & { readonly item: QueueItem };
 
 export type Submit = Omit<Submission, "id"> & {
-  /** The job's id; a random one by default. */
+  /** The job's id; by default its kind, a colon and a random name. */
   id?: string;
   /** An idempotency key instead of an id: the same key is the same job, and the edge chooses its id. */
   key?: string;

@@ -293,7 +293,7 @@ export type Event =
  */
 export type Cursor = string;
 /**
- * A job's id.
+ * A job's id; it may begin with the job's kind and a colon.
  */
 export type JobId = string;
 /**
@@ -348,7 +348,7 @@ export type ClientFrame =
        */
       callback?: string | null;
       /**
-       * The job's id; if absent, the edge generates one.
+       * The job's id; if absent, the edge generates one. A qualified id must name the job's kind.
        */
       id?: JobId | null;
       /**
@@ -680,7 +680,7 @@ export interface Submission {
    */
   callback?: string | null;
   /**
-   * The job's id; if absent, the edge generates one.
+   * The job's id; if absent, the edge generates one. A qualified id must name the job's kind.
    */
   id?: JobId | null;
   /**

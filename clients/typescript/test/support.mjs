@@ -82,7 +82,7 @@ export class FakeEdge {
     if (!this.up) throw new TypeError("fetch failed");
     const answer = await this.intercept(method, pathname, init);
     if (answer) return answer;
-    const [, , , job, part] = pathname.split("/");
+    const [, , , job, part] = pathname.split("/").map(decodeURIComponent);
     if (pathname === "/readyz") return Response.json({ status: "ready" });
     if (method === "POST" && !job) {
       const { id, kind } = JSON.parse(init.body);

@@ -33,7 +33,11 @@ pub(super) async fn run(
     nats: &NatsArgs,
 ) -> anyhow::Result<BenchReport> {
     let run = nuid::next();
-    let jobs = (0..plan.jobs).map(|index| format!("bench-{run}-{index}").parse());
+    let is_compared =
+        system.publisher.is_some() || plan.transport == ClientTransport::DurableStreams;
+    // Compared servers give a colon another meaning. Both ids have the same length.
+    let separator = if is_compared { '-' } else { ':' };
+    let jobs = (0..plan.jobs).map(|index| format!("bench{separator}{run}-{index}").parse());
     let jobs: Vec<JobId> = jobs.collect::<Result<_, _>>()?;
     if plan.worker {
         return with_worker(plan, system, &jobs).await;

@@ -103,7 +103,8 @@ impl Lab {
     /// Submits a job.
     pub(super) async fn submit(&self) -> anyhow::Result<JobId> {
         let number = self.jobs.fetch_add(1, Ordering::Relaxed) + 1;
-        let job: JobId = format!("job-{number}").parse()?;
+        let kind = &self.settings.submission.kind;
+        let job = JobId::qualified(kind, &format!("job-{number}"))?;
         self.queue.submit(&job, &self.settings.submission).await?;
         Ok(job)
     }

@@ -22,16 +22,18 @@ pub(super) struct TurnRequest {
     pub(super) app: Arc<App>,
     access: Access,
     from: IpAddr,
-    turns: ChatTurns,
+    /// `None` on an edge that answers no chats.
+    turns: Option<ChatTurns>,
 }
 
 impl TurnRequest {
     pub(super) fn new(app: Arc<App>, access: Access, from: IpAddr, chat: &str) -> Self {
+        let kind = app.settings.chat_kind.as_ref();
         Self {
+            turns: kind.map(|kind| ChatTurns::of(kind, chat)),
             app,
             access,
             from,
-            turns: ChatTurns::of(chat),
         }
     }
 
@@ -85,6 +87,9 @@ impl TurnRequest {
 
     /// The last turn of the chat.
     async fn last(&self) -> Result<Option<ChatTurn>, Problem> {
+        let Some(turns) = &self.turns else {
+            return Ok(None);
+        };
         let _slot = self.app.shared.requests().acquire(self.from)?;
         let look = |job: JobId| async move {
             match self.app.log.last(&job).await? {
@@ -92,7 +97,7 @@ impl TurnRequest {
                 None => Ok(self.app.queue.queued_kind(&job).await?.map(|_: Kind| true)),
             }
         };
-        self.turns.last(unix_ms(), look).await
+        turns.last(unix_ms(), look).await
     }
 
     /// The active turn, if there is one that the client may watch.
@@ -117,7 +122,8 @@ impl TurnRequest {
                 }
                 self.cancel(active.job.clone()).await?;
             }
-            let next = self.turns.after(last.as_ref(), unix_ms());
+            let turns = self.turns.as_ref();
+            let next = turns.and_then(|turns| turns.after(last.as_ref(), unix_ms()));
             let next = next.ok_or_else(|| {
                 Problem::new(Code::QueueFull, "The chat has too many turns for now.")
             })?;

@@ -1,12 +1,12 @@
 //! Finds the jobs of a chat in the log: each request to answer is a turn, and each turn is a job.
 //!
-//! The log is searched by job id, so the id is computed from what a page that resumes knows: only
-//! the chat's id. (The id of the last message would be unknown to it.) The turns of a period are
-//! numbered from 1 without gaps, so a few reads find the last one:
+//! The log is searched by job id, so the id is computed from what is known when a page resumes: the
+//! kind that answers chats, and the chat's id. (The id of the last message would be unknown.) The
+//! turns of a period are numbered from 1 without gaps, so a few reads find the last one:
 //!
 //! ```text
-//!   chat-abc_t62208-1   chat-abc_t62208-2   chat-abc_t62209-1
-//!        id   period turn
+//!   demo:chat-abc_t62208-1   demo:chat-abc_t62208-2   demo:chat-abc_t62209-1
+//!   kind      id   period turn
 //! ```
 //!
 //! A period is shorter than the log's retention, so the first turns of the current one have not
@@ -17,8 +17,8 @@ use std::future::Future;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{CHAT_PERIOD, CHAT_TURNS_MAX};
-use crate::wire::JobId;
 use crate::wire::limits::NAME_MAX;
+use crate::wire::{JobId, Kind};
 
 /// The turns of one chat.
 #[derive(Debug)]
@@ -37,27 +37,10 @@ pub(super) struct ChatTurn {
 }
 
 impl ChatTurns {
-    pub(super) fn of(chat: &str) -> Self {
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        // An underscore is doubled, so that the ids of no two chats begin alike up to their `_t`.
-        let escaped = chat.replace('_', "__");
-        let prefix = if !chat.is_empty() && chat.bytes().all(is_name) {
-            format!("chat-{escaped}_t")
-        } else {
-            String::new()
-        };
-        // A period has 5 digits until the year 2061, and 20 at most; a turn has at most 4.
-        if !prefix.is_empty() && prefix.len() + 20 <= NAME_MAX {
-            return Self { prefix };
-        }
-        let digest = Sha256::digest(chat);
-        let hex: String = digest
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+    /// The turns of a chat that this kind answers.
+    pub(super) fn of(kind: &Kind, chat: &str) -> Self {
         Self {
-            prefix: format!("chatid-{hex}_t"),
+            prefix: format!("{kind}:{}", name_prefix(chat)),
         }
     }
 
@@ -134,6 +117,26 @@ impl ChatTurns {
     }
 }
 
+/// How the names of a chat's jobs begin.
+fn name_prefix(chat: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    // An underscore is doubled, so that the ids of no two chats begin alike up to their `_t`.
+    let escaped = chat.replace('_', "__");
+    let prefix = format!("chat-{escaped}_t");
+    let is_valid = !chat.is_empty() && chat.bytes().all(is_name);
+    // A period has 5 digits until the year 2061, and 20 at most; a turn has at most 4.
+    if is_valid && prefix.len() + 20 <= NAME_MAX {
+        return prefix;
+    }
+    let digest = Sha256::digest(chat);
+    let hex: String = digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("chatid-{hex}_t")
+}
+
 /// How far the clocks of two edges may differ.
 const CLOCKS_DIFFER_MS: u64 = 60_000;
 
@@ -150,9 +153,13 @@ mod tests {
 
     const NOW: u64 = 1_795_000_000_000;
 
+    fn kind() -> Kind {
+        "demo".parse().unwrap()
+    }
+
     /// The number of the last turn that a search finds among these, and how many jobs it looked up.
     async fn search(period: u64, last: u32) -> (Option<u32>, u32) {
-        let turns = ChatTurns::of("abc");
+        let turns = ChatTurns::of(&kind(), "abc");
         let looks = Cell::new(0);
         let found = turns
             .last(NOW, |job: JobId| {
@@ -181,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_turn_follows_the_last_one_of_the_period() {
-        let turns = ChatTurns::of("abc");
+        let turns = ChatTurns::of(&kind(), "abc");
         let period = period_of(NOW);
         let turn = |period, number| ChatTurn {
             job: turns.job(period, number).unwrap(),
@@ -215,17 +222,23 @@ mod tests {
             &"x".repeat(98),
             &"_".repeat(30),
         ];
-        let prefixes: Vec<_> = ids.iter().map(|id| ChatTurns::of(id).prefix).collect();
+        let prefixes: Vec<_> = ids
+            .iter()
+            .map(|id| ChatTurns::of(&kind(), id).prefix)
+            .collect();
         for (n, one) in prefixes.iter().enumerate() {
             for (m, other) in prefixes.iter().enumerate() {
                 assert!(n == m || !one.starts_with(other), "{one} {other}");
             }
-            let job = ChatTurns::of(ids[n]).job(period_of(NOW), CHAT_TURNS_MAX);
+            let job = ChatTurns::of(&kind(), ids[n]).job(period_of(NOW), CHAT_TURNS_MAX);
             assert!(job.is_some(), "{one}");
         }
         assert_eq!(
-            ChatTurns::of("abc").job(62_208, 7).unwrap().as_str(),
-            "chat-abc_t62208-7"
+            ChatTurns::of(&kind(), "abc")
+                .job(62_208, 7)
+                .unwrap()
+                .as_str(),
+            "demo:chat-abc_t62208-7"
         );
     }
 }

@@ -764,7 +764,7 @@ function open(job) {
 }
 
 function show() {
-  const job = /^#job=([\w-]{1,64})$/.exec(location.hash)?.[1];
+  const job = /^#job=((?:[\w-]{1,64}:)?[\w-]{1,64})$/.exec(location.hash)?.[1];
   if (shown?.job === job && job) return;
   shown?.close();
   shown = undefined;

@@ -10,12 +10,12 @@ use super::input::ModelRequest;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::error::Problem;
-use crate::edge::jobs::SubmitRequest;
+use crate::edge::jobs::{SubmitRequest, new_id};
 use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::rest::idempotency_key;
 use crate::source::LogFold;
 use crate::wire::limits::OUTPUT_MAX;
-use crate::wire::{Code, JobId, Submission, WatchTokenTerms, job_id, kind};
+use crate::wire::{Code, JobId, Submission, WatchTokenTerms, kind};
 
 /// The memory for a fold of this size: itself, and its JSON.
 ///
@@ -42,7 +42,8 @@ pub(super) enum SubmittedJob {
     Uncertain(JobId),
 }
 
-/// Submits a job, whose id begins with `prefix`, or depends on the request's idempotency key.
+/// Submits a job, whose id begins with `prefix` after the kind, or depends on the request's
+/// idempotency key.
 pub(super) async fn submit(
     app: &App,
     access: &Access,
@@ -56,13 +57,14 @@ pub(super) async fn submit(
         return Err(Code::Restarting.into());
     }
     let key = idempotency_key(headers)?;
+    let kind = kind(&request.model)?;
     let new_id = match key {
-        None => Some(job_id(&format!("{prefix}{}", nuid::next()))?),
+        None => Some(new_id(&kind, prefix)?),
         Some(_) => None,
     };
     let submission = Submission {
         id: new_id.clone(),
-        ..Submission::new(kind(&request.model)?, request.input)
+        ..Submission::new(kind, request.input)
     };
     submission.check()?;
     let request = SubmitRequest {

@@ -130,15 +130,16 @@ impl ScanPass {
         self.readers.is_empty() || self.passed >= self.last
     }
 
-    /// Delivers the next message to the readers of its job. It is decoded only if there are any.
+    /// Delivers the next message to the readers of its job, if it is of one. It is decoded only if
+    /// there are any.
     pub(super) fn deliver(
         &mut self,
-        job: &str,
+        job: Option<JobId>,
         stream_seq: StreamSeq,
         decode: impl FnOnce(&JobId) -> Option<Stored>,
     ) {
         self.passed = stream_seq;
-        let Ok(job) = job.parse::<JobId>() else {
+        let Some(job) = job else {
             return;
         };
         let Some(readers) = self.readers.get_mut(&job) else {
@@ -384,7 +385,7 @@ mod tests {
         }
         for _ in 0..100 {
             let event = event(10_000);
-            pass.deliver("j", event.stream_seq, |_| {
+            pass.deliver("j".parse().ok(), event.stream_seq, |_| {
                 Some(Arc::into_inner(event).unwrap())
             });
             if pass.is_blocked() {
@@ -415,7 +416,7 @@ mod tests {
         let mut taken = 0;
         for _ in 0..500 {
             let event = event(1000);
-            pass.deliver("j", event.stream_seq, |_| {
+            pass.deliver("j".parse().ok(), event.stream_seq, |_| {
                 Some(Arc::into_inner(event).unwrap())
             });
             while pass.is_blocked() {
@@ -443,7 +444,7 @@ mod tests {
     fn a_reader_that_takes_nothing_leaves_after_some_ticks() {
         let (idle, _mailbox) = reader(1);
         let mut pass = ScanPass::new(vec![idle], 2000);
-        pass.deliver("j", 7, |_| Arc::into_inner(event(10)));
+        pass.deliver("j".parse().ok(), 7, |_| Arc::into_inner(event(10)));
         for _ in 0..SCAN_TICKS + 2 {
             assert!(!pass.is_over());
             pass.tick();
@@ -459,7 +460,7 @@ mod tests {
         let can_serve = |pass: &ScanPass, stream_seq| pass.can_serve(&reader(stream_seq).0);
         // No message was read yet, but those before the start will not be.
         assert!(!can_serve(&pass, 5) && !can_serve(&pass, 999) && can_serve(&pass, 1000));
-        pass.deliver("other", 1500, |_| None);
+        pass.deliver("other".parse().ok(), 1500, |_| None);
         assert!(!can_serve(&pass, 1500) && can_serve(&pass, 1501));
     }
 

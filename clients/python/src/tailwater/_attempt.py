@@ -75,6 +75,9 @@ class Attempt:
         self.threads = threads
         self.submission = json.loads(message.data)
         self.id: str = self.submission["job"]
+        kind, colon, _ = self.id.rpartition(":")
+        if colon and kind != worker.kind:
+            raise ValueError("the id names another kind")
         self.log = JobLog(broker, self.id)
         self.submitted = message.metadata.timestamp.timestamp()
         self.end = self.submitted + min(self._limit("timeout_ms"), worker.timeout or FOREVER)

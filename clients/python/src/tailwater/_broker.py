@@ -66,9 +66,10 @@ class Broker:
             raise
 
     def of_job(self, job: str) -> tuple[str, str]:
-        """The stream and the subject of a job's log."""
+        """The stream and the subject of a job's log. An id that names its kind, `kind:name`, is two tokens there, so that permissions
+        can name the kind."""
         shard = zlib.crc32(job.encode()) % self.shards
-        return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job}"
+        return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job.replace(':', '.')}"
 
     async def is_queued(self, job: str) -> bool:
         """Whether the job waits in the queue or runs: the queue holds a job until it has ended."""

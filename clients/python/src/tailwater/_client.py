@@ -145,7 +145,7 @@ class Client:
     ) -> str:
         """Submits a job; returns its id. Without an `id` one is made, so that a submission that is repeated after a broken connection
         is the same job. The times are in seconds."""
-        frame: dict[str, Any] = {"op": "submit", "kind": kind, "input": input, "id": id or uuid.uuid4().hex}
+        frame: dict[str, Any] = {"op": "submit", "kind": kind, "input": input, "id": id or f"{kind}:{uuid.uuid4().hex}"}
         for name, seconds in (("timeout_ms", timeout), ("silence_timeout_ms", silence_timeout)):
             if seconds is not None:
                 frame[name] = round(seconds * 1000)

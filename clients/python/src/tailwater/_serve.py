@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import signal
@@ -14,14 +15,14 @@ from typing import Any
 from nats.js.api import ConsumerConfig
 
 from ._attempt import Attempt, GiveBack, OwnerLives
-from ._broker import NO_ANSWER, Broker, ask, digest, encode, log
+from ._broker import NO_ANSWER, Broker, ask, encode, log
 from ._log import Lost
 from ._settings import Nats, Run, Worker
 
 #: How many callbacks may wait. More are dropped.
 CALLBACKS_MAX = 20_000
-#: The longest id whose callback can be named after it, in characters.
-CALLBACK_OF_MAX = 55
+#: The longest id whose callback is named after it, in characters.
+CALLBACK_OF_MAX = 63
 #: How long one request for a job waits, in seconds.
 CLAIM_WAIT = 2
 #: How much longer than its grace a worker waits for jobs that it hands back, in seconds.
@@ -161,7 +162,8 @@ class _Server:
         error = {name: end[name] for name in ("code", "message", "retryable")} if status == "failed" else None
         data = {"id": attempt.id, "kind": self.worker.kind, "status": status, "error": error, "ended_at": end["ts"]}
         data.update({name: end.get(name) for name in ("attempt", "seq", "usage", "finish_reason")})
-        id = f"callback-{attempt.id}" if len(attempt.id) <= CALLBACK_OF_MAX else f"callback-{digest(attempt.id)}"
+        is_name = ":" not in attempt.id and len(attempt.id) <= CALLBACK_OF_MAX
+        id = f"callback:{attempt.id if is_name else hashlib.sha256(attempt.id.encode()).hexdigest()}"
         job = {"job": id, "kind": "callback", "input": {"url": url, "type": f"job.{status}", "data": data}}
         subject = f"{self.broker.prefix}.jobs.callback.{id}"
         try:
