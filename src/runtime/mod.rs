@@ -1,9 +1,10 @@
-//! Tasks, panics, threads, and the signals that end a process.
+//! Tasks, their timers and wake-ups, panics, threads, and the signals that end a process.
 
 mod panics;
 mod signals;
 mod tasks;
 mod threads;
+mod wake_queue;
 mod work;
 
 pub use panics::panics;
@@ -11,4 +12,5 @@ pub(crate) use panics::report_panic;
 pub use signals::interrupted;
 pub use tasks::{Tasks, unless_ended};
 pub use threads::{on_threads, single_threaded};
+pub(crate) use wake_queue::{QueuedWaker, WakeQueue};
 pub(crate) use work::{WorkError, WorkThreads};

@@ -2,8 +2,8 @@
 //! under the fence, one event at a time, and writes how the attempt ended. It does not start the
 //! backend or reply to the queue.
 
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::outcome::AttemptOutcome;
 use super::report::{AttemptRecord, AttemptReport};
 use crate::backend::{Failure, Finish, Piece, QueuedOutput};
 use crate::nats::{AppendError, EventWriter, Unwritable};
+use crate::runtime::QueuedWaker;
 use crate::source::Unavailable;
 use crate::wire::{Body, FailureCode};
 
@@ -30,6 +31,8 @@ pub(super) struct Attempt {
     pieces: Option<mpsc::Receiver<Piece>>,
     /// What is in `pieces`, about.
     queued: Arc<QueuedOutput>,
+    /// Wakes the attempt when the backend produces output.
+    waker: QueuedWaker,
     /// Requests a check of the log.
     look: Arc<Notify>,
     pub(super) deadlines: Deadlines,
@@ -78,6 +81,7 @@ impl Attempt {
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
         queued: Arc<QueuedOutput>,
+        waker: QueuedWaker,
         look: Arc<Notify>,
         deadlines: Deadlines,
         look_after: Duration,
@@ -88,6 +92,7 @@ impl Attempt {
             batch: OutputBatch::new(flush),
             pieces: Some(pieces),
             queued,
+            waker,
             look,
             deadlines,
             proven: Instant::now(),
@@ -177,6 +182,8 @@ impl Attempt {
                 None => pending().await,
             }
         };
+        let mut piece = pin!(piece);
+        let piece = poll_fn(|cx| self.waker.poll(piece.as_mut(), cx));
         let due = async {
             match due {
                 // Without the timer: its tick of a millisecond is longer than a publish.

@@ -28,7 +28,7 @@ use super::settings::WorkerSettings;
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
 use crate::nats::{Delivery, Queue, UsageCache};
-use crate::runtime::{Tasks, WorkError, WorkThreads};
+use crate::runtime::{Tasks, WakeQueue, WorkError, WorkThreads};
 use crate::source::Unavailable;
 use crate::wire::{Body, JobId};
 
@@ -40,6 +40,8 @@ pub(super) struct Runner<B> {
     pub(super) usage_cache: UsageCache,
     pub(super) backend: Arc<B>,
     pub(super) threads: Arc<WorkThreads>,
+    /// The wake-ups of the jobs by their backends.
+    pub(super) wakes: WakeQueue,
     pub(super) held: HeldJobs,
     pub(super) settings: Arc<WorkerSettings>,
     /// The interval of the progress reports to the queue.
@@ -149,6 +151,7 @@ impl<B: Backend> Runner<B> {
             self.settings.flush,
             pieces,
             out.queued(),
+            self.wakes.waker(),
             Arc::clone(&look),
             Deadlines::new(limits, remaining),
             self.progress_interval * 2,
