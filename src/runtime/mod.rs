@@ -1,5 +1,6 @@
 //! Tasks, their timers and wake-ups, panics, threads, and the signals that end a process.
 
+mod lazy_timer;
 mod panics;
 mod signals;
 mod tasks;
@@ -7,6 +8,7 @@ mod threads;
 mod wake_queue;
 mod work;
 
+pub(crate) use lazy_timer::LazyTimer;
 pub use panics::panics;
 pub(crate) use panics::report_panic;
 pub use signals::interrupted;

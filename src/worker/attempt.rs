@@ -2,13 +2,13 @@
 //! under the fence, one event at a time, and writes how the attempt ended. It does not start the
 //! backend or reply to the queue.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, pending, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt_writer::{AttemptWriter, Written};
@@ -19,7 +19,7 @@ use super::outcome::AttemptOutcome;
 use super::report::{AttemptRecord, AttemptReport};
 use crate::backend::{Failure, Finish, Piece, QueuedOutput};
 use crate::nats::{AppendError, EventWriter, Unwritable};
-use crate::runtime::QueuedWaker;
+use crate::runtime::{LazyTimer, QueuedWaker};
 use crate::source::Unavailable;
 use crate::wire::{Body, FailureCode};
 
@@ -42,6 +42,8 @@ pub(super) struct Attempt {
     /// accepts progress reports from any worker: without checks, a worker could keep a job that was
     /// cancelled, or that another worker owns.
     look_after: Duration,
+    /// For everything that is due later.
+    timer: LazyTimer,
     result: Option<Result<Finish, Failure>>,
     record: AttemptRecord,
     /// Whether output was stored.
@@ -97,6 +99,7 @@ impl Attempt {
             deadlines,
             proven: Instant::now(),
             look_after,
+            timer: LazyTimer::default(),
             result: None,
             record,
             has_output: false,
@@ -184,23 +187,30 @@ impl Attempt {
         };
         let mut piece = pin!(piece);
         let piece = poll_fn(|cx| self.waker.poll(piece.as_mut(), cx));
-        let due = async {
-            match due {
-                // Without the timer: its tick of a millisecond is longer than a publish.
-                Some(due) if due <= now => {}
-                Some(due) => sleep_until(due).await,
-                None => pending().await,
-            }
+        let limit = self.deadlines.first(with_silence);
+        let limit = limit.map(|(at, message)| (at, AttemptEvent::TimedOut(message)));
+        let due = due.filter(|_| is_idle);
+        // Without the timer: its tick of a millisecond is longer than a publish.
+        let is_due = due.is_some_and(|due| due <= now);
+        let due = due.filter(|_| !is_due).map(|due| (due, AttemptEvent::Due));
+        let look = is_idle.then(|| (self.proven + self.look_after, AttemptEvent::Look));
+        let later = limit.into_iter().chain(due).chain(look);
+        let alarm = later.min_by_key(|(at, _)| *at);
+        let alarm = async {
+            let Some((at, event)) = alarm else {
+                return pending().await;
+            };
+            poll_fn(|cx| self.timer.poll(at, cx)).await;
+            event
         };
         tokio::select! {
             () = hand_back.cancelled() => AttemptEvent::HandBack,
             result = self.writer.written() => AttemptEvent::Written(result),
             result = running, if is_running => AttemptEvent::Result(result),
             event = piece => event,
-            () = due, if is_idle => AttemptEvent::Due,
+            () = ready(()), if is_due => AttemptEvent::Due,
             () = self.look.notified(), if is_idle => AttemptEvent::Look,
-            () = sleep_until(self.proven + self.look_after), if is_idle => AttemptEvent::Look,
-            message = self.deadlines.passed(with_silence) => AttemptEvent::TimedOut(message),
+            event = alarm => event,
         }
     }
 
