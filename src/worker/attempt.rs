@@ -115,6 +115,8 @@ impl Attempt {
         mut running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
         hand_back: &CancellationToken,
     ) -> Result<StopReason, AppendError> {
+        // Waited for once: all jobs of the worker are in one list of those that wait.
+        let mut handed_back = pin!(hand_back.cancelled());
         loop {
             if self.pieces.is_none()
                 && self.batch.is_empty()
@@ -123,7 +125,7 @@ impl Attempt {
             {
                 return Ok(StopReason::Finished(result.clone()));
             }
-            match self.next(running.as_mut(), hand_back).await {
+            match self.next(running.as_mut(), handed_back.as_mut()).await {
                 AttemptEvent::HandBack => return Ok(StopReason::HandBack),
                 AttemptEvent::TimedOut(message) => return Ok(StopReason::TimedOut(message)),
                 AttemptEvent::Written(result) => {
@@ -160,7 +162,7 @@ impl Attempt {
     async fn next(
         &mut self,
         running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
-        hand_back: &CancellationToken,
+        handed_back: Pin<&mut impl Future<Output = ()>>,
     ) -> AttemptEvent {
         let now = Instant::now();
         // Once the backend has returned, no more output follows.
@@ -204,7 +206,7 @@ impl Attempt {
             event
         };
         tokio::select! {
-            () = hand_back.cancelled() => AttemptEvent::HandBack,
+            () = handed_back => AttemptEvent::HandBack,
             result = self.writer.written() => AttemptEvent::Written(result),
             result = running, if is_running => AttemptEvent::Result(result),
             event = piece => event,
