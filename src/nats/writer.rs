@@ -13,6 +13,7 @@ use super::segment_writer::{EventPosition, SegmentWriter};
 use super::tip::Tip;
 use crate::backoff::Backoff;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
+use crate::runtime::LazyTimer;
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 
@@ -33,6 +34,8 @@ pub struct EventWriter {
     segments: Option<SegmentWriter>,
     /// How long to retry while the broker is down; `None` means forever.
     retry_for: Option<Duration>,
+    /// Ends the wait for an ack.
+    timer: LazyTimer,
 }
 
 /// Why an event was not appended.
@@ -82,6 +85,7 @@ impl EventWriter {
             fence: stream_seq,
             segments: None,
             retry_for: Some(APPEND_WAIT),
+            timer: LazyTimer::default(),
         }
     }
 
@@ -168,9 +172,13 @@ impl EventWriter {
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
-            let published =
-                self.log
-                    .append_next(&self.subject, self.fence, payload.clone(), digest);
+            let published = self.log.append_next(
+                &self.subject,
+                self.fence,
+                payload.clone(),
+                digest,
+                &mut self.timer,
+            );
             let stored = match published.await {
                 Published::Stored(stream_seq) => {
                     self.fence = stream_seq;
