@@ -274,7 +274,8 @@ impl EventWriter {
         if self.log.nats.is_work_connected() {
             return Ok(());
         }
-        let connected = self.log.nats.until_work_connected();
+        // Boxed, here and below: what is rarely needed would be in the future of each append.
+        let connected = Box::pin(self.log.nats.until_work_connected());
         let Some(deadline) = deadline else {
             connected.await;
             return Ok(());
@@ -287,13 +288,13 @@ impl EventWriter {
     /// Asks the leader for the result of an append: the stream sequence of the event, or `None`
     /// when no event was stored. The fence moves past undecodable messages.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
-        let mut tip = self.log.tip(&self.job).await?;
+        let mut tip = Box::pin(self.log.tip(&self.job)).await?;
         if let Tip::At { last, .. } = &tip
             && last.as_ref().map_or(0, |last| last.stream_seq) < self.stream_seq
         {
             // Either events were removed or the stream was restored, or the server no longer leads
             // and lacks events of this writer. Its answer must not end the attempt.
-            tip = self.log.proven_tip(&self.job).await?;
+            tip = Box::pin(self.log.proven_tip(&self.job)).await?;
         }
         let Tip::At { last, fence } = tip else {
             return Err(AppendError::Superseded);
@@ -301,7 +302,7 @@ impl EventWriter {
         // The log of a purged job is as empty as one whose events have all expired, but the queue
         // holds a job that still runs.
         let is_emptied = last.is_none() && self.stream_seq > 0;
-        if is_emptied && self.log.queued(&self.job).await?.is_none() {
+        if is_emptied && Box::pin(self.log.queued(&self.job)).await?.is_none() {
             return Err(AppendError::Superseded);
         }
         let stored = match last {
