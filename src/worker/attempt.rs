@@ -143,17 +143,17 @@ impl Attempt {
                     self.drain_output();
                 }
                 AttemptEvent::Piece(Some(piece)) => {
-                    self.deadlines.restart_silence(Instant::now());
+                    let now = Instant::now();
+                    self.deadlines.restart_silence(now);
                     self.batch.push(piece);
+                    // At once, as most pieces are: to wait for it costs as much as the piece did.
+                    if self.writer.is_idle() && self.batch.due(now).is_some_and(|due| due <= now) {
+                        self.append_next(now);
+                    }
                 }
                 AttemptEvent::Piece(None) => self.pieces = None,
                 AttemptEvent::Urgent => self.receive_pieces(),
-                AttemptEvent::Due => {
-                    self.receive_pieces();
-                    if let Some((body, permit)) = self.batch.next_event(Instant::now()) {
-                        self.writer.append(body, permit);
-                    }
-                }
+                AttemptEvent::Due => self.append_next(Instant::now()),
                 AttemptEvent::Look => self.writer.check(),
             }
         }
@@ -213,6 +213,14 @@ impl Attempt {
             () = ready(()), if is_due => AttemptEvent::Due,
             () = self.look.notified(), if is_idle => AttemptEvent::Look,
             event = alarm => event,
+        }
+    }
+
+    /// Starts to append the next event, with everything that the backend has produced.
+    fn append_next(&mut self, now: Instant) {
+        self.receive_pieces();
+        if let Some((body, permit)) = self.batch.next_event(now) {
+            self.writer.append(body, permit);
         }
     }
 
