@@ -145,7 +145,7 @@ impl Attempt {
                 AttemptEvent::Piece(Some(piece)) => {
                     let now = Instant::now();
                     self.deadlines.restart_silence(now);
-                    self.batch.push(piece);
+                    self.batch.push_awaited(piece, now);
                     // At once, as most pieces are: to wait for it costs as much as the piece did.
                     if self.writer.is_idle() && self.batch.due(now).is_some_and(|due| due <= now) {
                         self.append_next(now);
@@ -171,11 +171,19 @@ impl Attempt {
             .due(now)
             .map(|due| if self.result.is_some() { now } else { due });
         let is_idle = self.writer.is_idle();
+        let is_appending = self.writer.is_appending();
         let is_running = self.result.is_none();
         // While the log cannot be reached, a backend may wait for room. That is not silence.
-        let with_silence = is_running && !self.writer.is_appending() && self.batch.is_empty();
-        // With output to publish, more of it is received once that is due, unless it is a lot.
-        let is_collecting = !self.batch.is_empty();
+        let with_silence = is_running && !is_appending && self.batch.is_empty();
+        let limit = self.deadlines.first(with_silence);
+        // Output that was not received is no silence either.
+        let rest_end = self
+            .batch
+            .rest_end(now)
+            .filter(|end| is_idle && limit.is_none_or(|(at, _)| at > *end));
+        // What cannot be published yet is received later, unless it is a lot: receiving it wakes
+        // this task.
+        let is_collecting = !self.batch.is_empty() || is_appending || rest_end.is_some();
         let urgent_bytes = self.batch.missing_bytes();
         let piece = async {
             match &mut self.pieces {
@@ -189,9 +197,8 @@ impl Attempt {
         };
         let mut piece = pin!(piece);
         let piece = poll_fn(|cx| self.waker.poll(piece.as_mut(), cx));
-        let limit = self.deadlines.first(with_silence);
         let limit = limit.map(|(at, message)| (at, AttemptEvent::TimedOut(message)));
-        let due = due.filter(|_| is_idle);
+        let due = due.filter(|_| is_idle).or(rest_end);
         // Without the timer: its tick of a millisecond is longer than a publish.
         let is_due = due.is_some_and(|due| due <= now);
         let due = due.filter(|_| !is_due).map(|due| (due, AttemptEvent::Due));
