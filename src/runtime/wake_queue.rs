@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
+use tokio::time::{Instant, sleep};
+
+use crate::config::{WAKE_GATHER, WAKE_MANY};
 
 /// The wake-ups for the tasks of one thread. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -42,20 +45,38 @@ pub(crate) struct QueuedWaker {
 }
 
 impl WakeQueue {
-    /// Wakes the tasks that other threads have woken. Never returns. Run it on the thread of these
-    /// tasks.
+    /// Wakes the tasks that other threads have woken: at once, or while there are many, in batches.
+    /// Never returns. Run it on the thread of these tasks.
     pub(crate) async fn pass_on(self) {
         let mut woken = Vec::new();
-        poll_fn(move |cx| {
-            // Before the queue is read, so that no later wake-up is lost.
-            self.0.passer.register(cx.waker());
-            std::mem::swap(&mut woken, &mut *self.0.lock());
+        let mut last: Option<Instant> = None;
+        loop {
+            poll_fn(|cx| self.take(&mut woken, cx)).await;
             for task in woken.drain(..) {
                 task.pass_on();
             }
+            let now = Instant::now();
+            if last.is_some_and(|last| now - last < WAKE_MANY) {
+                sleep(WAKE_GATHER).await;
+            }
+            last = Some(now);
+        }
+    }
+
+    /// Takes the tasks to wake. `woken` is empty before.
+    fn take(&self, woken: &mut Vec<Arc<QueuedTask>>, cx: &mut Context<'_>) -> Poll<()> {
+        std::mem::swap(woken, &mut *self.0.lock());
+        if woken.is_empty() {
+            // Only now: the thread is not woken while wake-ups are gathered. The queue is read again,
+            // so that no wake-up since then is lost.
+            self.0.passer.register(cx.waker());
+            std::mem::swap(woken, &mut *self.0.lock());
+        }
+        if woken.is_empty() {
             Poll::Pending
-        })
-        .await
+        } else {
+            Poll::Ready(())
+        }
     }
 
     /// A waker for one task.
@@ -125,6 +146,7 @@ mod tests {
     use std::pin::pin;
     use std::sync::atomic::AtomicUsize;
     use tokio::sync::Notify;
+    use tokio::time::advance;
 
     /// Counts its wake-ups.
     #[derive(Default)]
@@ -168,8 +190,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn wake_ups_of_many_tasks_wake_their_thread_once() {
+    #[tokio::test(start_paused = true)]
+    async fn wake_ups_of_many_tasks_wake_their_thread_once() {
         let queue = WakeQueue::default();
         let thread = Arc::<WakeCounter>::default();
         let mut passing = pin!(queue.clone().pass_on());
@@ -193,11 +215,32 @@ mod tests {
                 assert_eq!(task.woken.count(), round);
                 assert!(task.poll(signaled.as_mut()).is_ready());
             }
+            advance(WAKE_MANY).await;
         }
     }
 
-    #[test]
-    fn a_task_is_woken_again_for_what_follows_its_wake_up() {
+    #[tokio::test(start_paused = true)]
+    async fn many_wake_ups_are_gathered() {
+        let queue = WakeQueue::default();
+        let thread = Arc::<WakeCounter>::default();
+        let mut passing = pin!(queue.clone().pass_on());
+        let task = WaitingTask::new(&queue);
+        let mut never = pin!(std::future::pending());
+        // The third one waits.
+        for count in [1, 2, 2] {
+            assert!(task.poll(never.as_mut()).is_pending());
+            task.waker.waker.wake_by_ref();
+            assert!(thread.poll(passing.as_mut()).is_pending());
+            assert_eq!(task.woken.count(), count);
+        }
+        assert_eq!(thread.count(), 1, "the thread was woken for a gathered one");
+        advance(WAKE_GATHER * 2).await;
+        assert!(thread.poll(passing.as_mut()).is_pending());
+        assert_eq!(task.woken.count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_is_woken_again_for_what_follows_its_wake_up() {
         let queue = WakeQueue::default();
         let thread = Arc::<WakeCounter>::default();
         let mut passing = pin!(queue.clone().pass_on());
@@ -211,6 +254,7 @@ mod tests {
             wake();
             assert!(thread.poll(passing.as_mut()).is_pending());
             assert_eq!(task.woken.count(), round);
+            advance(WAKE_MANY).await;
         }
     }
 
