@@ -32,6 +32,12 @@ pub const BACKEND_THREADS_MIN: usize = 2;
 /// How often the threads of the backends are woken while jobs run. When a backend blocks the thread
 /// that waits for timers and sockets, another thread takes over only after it was woken.
 pub const BACKEND_WAKE_EVERY: Duration = Duration::from_millis(50);
+/// How long the wake-ups of jobs by their backends are gathered while there are many: each time that
+/// the worker's thread wakes costs system calls, whose cost the jobs then share. The runtime's timer
+/// adds up to a millisecond.
+pub const WAKE_GATHER: Duration = Duration::from_millis(1);
+/// There are many wake-ups if they follow each other within this time.
+pub const WAKE_MANY: Duration = Duration::from_millis(4);
 /// How long all threads of the backends may be blocked before a warning is logged: longer than a
 /// busy machine needs.
 pub const BACKEND_BLOCKED: Duration = Duration::from_secs(5);

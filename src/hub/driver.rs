@@ -18,11 +18,11 @@ use tracing::debug;
 use super::check::Checked;
 use super::feed::Feed;
 use super::feeds::Hub;
-use super::lazy_timer::LazyTimer;
 use crate::backoff::Backoff;
 use crate::config::{AHEAD_MAX, FEED_LINGER, PROBE_MAX, PROBE_SILENT, REREAD_FIRST, REREAD_MAX};
 use crate::fair_slots::FairSlot;
 use crate::resume::{Action, Input, Stitcher};
+use crate::runtime::LazyTimer;
 use crate::source::{
     EventSource, LiveChain, LiveCopy, Refill, Refilled, Tail, TailSignal, Unavailable,
 };

@@ -8,7 +8,6 @@ mod driver;
 mod feed;
 mod feeds;
 mod history;
-mod lazy_timer;
 mod siblings;
 #[cfg(test)]
 mod tests;

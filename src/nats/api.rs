@@ -1,15 +1,20 @@
 //! Requests to JetStream and their answers. It does not know jobs or events.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use async_nats::jetstream::ErrorCode;
 use async_nats::{Client, HeaderMap, Message, RequestErrorKind, Subscriber, ToSubject};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::error::{NatsError, unavailable};
 use super::names;
 use crate::config::REQUEST_WAIT;
+use crate::runtime::LazyTimer;
 use crate::source::Unavailable;
 
 /// Why a request was not answered.
@@ -27,7 +32,8 @@ pub(super) async fn request(
     headers: Option<HeaderMap>,
     payload: Bytes,
 ) -> Result<Message, Unavailable> {
-    send(client, subject, headers, payload)
+    let mut timer = LazyTimer::default();
+    send(client, subject, headers, payload, &mut timer)
         .await
         .map_err(|unanswered| match unanswered {
             Unanswered::Unavailable(error) => error,
@@ -35,12 +41,14 @@ pub(super) async fn request(
         })
 }
 
-/// As [`request`], but reports a request that can never be sent.
+/// As [`request`], but reports a request that can never be sent. A timer that is used for many
+/// requests, one after the other, is set once in [`REQUEST_WAIT`].
 pub(super) async fn send(
     client: &Client,
     subject: impl ToSubject,
     headers: Option<HeaderMap>,
     payload: Bytes,
+    timer: &mut LazyTimer,
 ) -> Result<Message, Unanswered> {
     let mut request = async_nats::Request::new().payload(payload).timeout(None);
     if let Some(headers) = headers {
@@ -48,9 +56,15 @@ pub(super) async fn send(
     }
     // The library's own time limit would not include its queue: while the connection is down and
     // the queue is full, it waits without a limit.
-    match timeout(REQUEST_WAIT, client.send_request(subject, request)).await {
-        Ok(Ok(message)) => Ok(message),
-        Ok(Err(error)) => Err(match error.kind() {
+    let too_late = Instant::now() + REQUEST_WAIT;
+    let mut answer = pin!(client.send_request(subject, request));
+    let answer = poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => timer.poll(too_late, cx).map(|()| None),
+    });
+    match answer.await {
+        Some(Ok(message)) => Ok(message),
+        Some(Err(error)) => Err(match error.kind() {
             RequestErrorKind::NoResponders => Unanswered::Unavailable(unavailable(
                 "no server answers: JetStream is off, or the stream is missing or has no leader",
             )),
@@ -61,7 +75,7 @@ pub(super) async fn send(
                 Unanswered::Unavailable(unavailable(error))
             }
         }),
-        Err(_) => Err(Unanswered::Unavailable(unavailable("no answer in time"))),
+        None => Err(Unanswered::Unavailable(unavailable("no answer in time"))),
     }
 }
 

@@ -21,6 +21,7 @@ use super::undecodable::Undecodable;
 use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
 use crate::metrics::{Histogram, HistogramValues};
+use crate::runtime::LazyTimer;
 use crate::source::{At, Unavailable};
 use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
 use crate::wire::{DecodeError, JobId, SegmentDigest, Stored, StreamSeq};
@@ -111,18 +112,20 @@ impl Log {
     /// Appends an event if the last message of the job's subject has the stream sequence
     /// `expected`; 0 for an empty log.
     pub async fn append(&self, job: &JobId, expected: StreamSeq, payload: Bytes) -> Published {
-        self.append_next(&self.append_to(job), expected, payload, None)
+        let mut timer = LazyTimer::default();
+        self.append_next(&self.append_to(job), expected, payload, None, &mut timer)
             .await
     }
 
     /// [`Self::append`] to a subject that is known. An event that completes a segment carries its
-    /// digest.
+    /// digest. The timer is for one append at a time.
     pub(super) async fn append_next(
         &self,
         to: &LogSubject,
         expected: StreamSeq,
         payload: Bytes,
         digest: Option<SegmentDigest>,
+        timer: &mut LazyTimer,
     ) -> Published {
         assert!(
             !payload.is_empty(),
@@ -133,7 +136,8 @@ impl Log {
         if let Some(digest) = digest {
             headers.insert(names::SEGMENT_DIGEST, digest_text(digest).as_str());
         }
-        let published = publish(&self.nats.work, to.subject.clone(), headers, payload).await;
+        let subject = to.subject.clone();
+        let published = publish(&self.nats.work, subject, headers, payload, timer).await;
         if let Published::Stored(stream_seq) = published {
             self.leaders
                 .record_seen(StreamId::Shard(to.shard), stream_seq);

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::api::{self, ApiError, Unanswered};
 use super::error::NatsError;
+use crate::runtime::LazyTimer;
 use crate::source::Unavailable;
 use crate::wire::StreamSeq;
 
@@ -43,14 +44,15 @@ struct Ack {
     duplicate: bool,
 }
 
-/// Publishes to a stream and waits for the ack.
+/// Publishes to a stream and waits for the ack. The timer is for one publish at a time.
 pub(super) async fn publish(
     client: &Client,
     subject: impl ToSubject,
     headers: HeaderMap,
     payload: Bytes,
+    timer: &mut LazyTimer,
 ) -> Published {
-    let message = match api::send(client, subject, Some(headers), payload).await {
+    let message = match api::send(client, subject, Some(headers), payload, timer).await {
         Ok(message) => message,
         Err(Unanswered::Unavailable(error)) => return Published::Unknown(error),
         Err(Unanswered::Unsendable(reason)) => return Published::Never(reason),

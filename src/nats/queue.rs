@@ -8,6 +8,7 @@ use super::names;
 use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
 use super::writer::{AppendError, EventWriter};
+use crate::runtime::LazyTimer;
 use crate::source::Unavailable;
 use crate::wire::{EventType, JobId, Kind, Submission};
 
@@ -78,7 +79,8 @@ impl Queue {
         headers.insert(names::MESSAGE_ID, job.as_str());
         let nats = &self.log.nats;
         let subject = nats.names.queued(&submission.kind, job);
-        match publish(&nats.work, subject, headers, payload.into()).await {
+        let mut timer = LazyTimer::default();
+        match publish(&nats.work, subject, headers, payload.into(), &mut timer).await {
             Published::Stored(_) => {}
             // The queue has the job, but its log has no event. Either another submission with this
             // id came first and its first event is still in flight, or its submitter died before

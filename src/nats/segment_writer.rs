@@ -60,8 +60,9 @@ impl SegmentWriter {
             return None;
         }
         if self.builder.is_none() {
-            let read = timeout(REQUEST_WAIT, read_back(log, job, last)).await;
-            self.builder = read.ok().flatten();
+            // Boxed: it is rarely needed, and would be in the future of each append.
+            let read = Box::pin(read_back(log, job, last));
+            self.builder = timeout(REQUEST_WAIT, read).await.ok().flatten();
         }
         Some(self.builder.as_ref()?.digest_with(payload))
     }

@@ -13,6 +13,7 @@ use super::segment_writer::{EventPosition, SegmentWriter};
 use super::tip::Tip;
 use crate::backoff::Backoff;
 use crate::config::{APPEND_WAIT, REJECTIONS_MAX, RETRY_FIRST, RETRY_MAX};
+use crate::runtime::LazyTimer;
 use crate::source::Unavailable;
 use crate::wire::{Body, Event, EventType, JobId, Seq, Stored, StreamSeq, Unfit};
 
@@ -33,6 +34,8 @@ pub struct EventWriter {
     segments: Option<SegmentWriter>,
     /// How long to retry while the broker is down; `None` means forever.
     retry_for: Option<Duration>,
+    /// Ends the wait for an ack.
+    timer: LazyTimer,
 }
 
 /// Why an event was not appended.
@@ -82,6 +85,7 @@ impl EventWriter {
             fence: stream_seq,
             segments: None,
             retry_for: Some(APPEND_WAIT),
+            timer: LazyTimer::default(),
         }
     }
 
@@ -168,9 +172,13 @@ impl EventWriter {
         let mut rejections = 0;
         loop {
             self.until_connected(deadline).await?;
-            let published =
-                self.log
-                    .append_next(&self.subject, self.fence, payload.clone(), digest);
+            let published = self.log.append_next(
+                &self.subject,
+                self.fence,
+                payload.clone(),
+                digest,
+                &mut self.timer,
+            );
             let stored = match published.await {
                 Published::Stored(stream_seq) => {
                     self.fence = stream_seq;
@@ -266,7 +274,8 @@ impl EventWriter {
         if self.log.nats.is_work_connected() {
             return Ok(());
         }
-        let connected = self.log.nats.until_work_connected();
+        // Boxed, here and below: what is rarely needed would be in the future of each append.
+        let connected = Box::pin(self.log.nats.until_work_connected());
         let Some(deadline) = deadline else {
             connected.await;
             return Ok(());
@@ -279,13 +288,13 @@ impl EventWriter {
     /// Asks the leader for the result of an append: the stream sequence of the event, or `None`
     /// when no event was stored. The fence moves past undecodable messages.
     async fn resolve(&mut self, payload: &Bytes) -> Result<Option<StreamSeq>, AppendError> {
-        let mut tip = self.log.tip(&self.job).await?;
+        let mut tip = Box::pin(self.log.tip(&self.job)).await?;
         if let Tip::At { last, .. } = &tip
             && last.as_ref().map_or(0, |last| last.stream_seq) < self.stream_seq
         {
             // Either events were removed or the stream was restored, or the server no longer leads
             // and lacks events of this writer. Its answer must not end the attempt.
-            tip = self.log.proven_tip(&self.job).await?;
+            tip = Box::pin(self.log.proven_tip(&self.job)).await?;
         }
         let Tip::At { last, fence } = tip else {
             return Err(AppendError::Superseded);
@@ -293,7 +302,7 @@ impl EventWriter {
         // The log of a purged job is as empty as one whose events have all expired, but the queue
         // holds a job that still runs.
         let is_emptied = last.is_none() && self.stream_seq > 0;
-        if is_emptied && self.log.queued(&self.job).await?.is_none() {
+        if is_emptied && Box::pin(self.log.queued(&self.job)).await?.is_none() {
             return Err(AppendError::Superseded);
         }
         let stored = match last {

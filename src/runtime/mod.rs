@@ -1,14 +1,20 @@
-//! Tasks, panics, threads, and the signals that end a process.
+//! Tasks, their timers and wake-ups, panics, threads, and the signals that end a process.
 
+mod lazy_timer;
+mod own_waker;
 mod panics;
 mod signals;
 mod tasks;
 mod threads;
+mod wake_queue;
 mod work;
 
+pub(crate) use lazy_timer::LazyTimer;
+pub(crate) use own_waker::with_own_waker;
 pub use panics::panics;
 pub(crate) use panics::report_panic;
 pub use signals::interrupted;
 pub use tasks::{Tasks, unless_ended};
 pub use threads::{on_threads, single_threaded};
+pub(crate) use wake_queue::{QueuedWaker, WakeQueue};
 pub(crate) use work::{WorkError, WorkThreads};

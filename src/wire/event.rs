@@ -29,6 +29,23 @@ pub struct Event {
     pub ts: u64,
 }
 
+/// An event with a chunk, the most frequent one, as [`Event`] is stored. Of a flattened field the
+/// encoder does not know how many fields it has: it would write the event to a buffer first.
+#[derive(Serialize)]
+struct ChunkFields<'a> {
+    #[serde(rename = "type")]
+    event_type: Option<&'static str>,
+    text: &'a str,
+    channel: Channel,
+    job: &'a JobId,
+    seq: Seq,
+    attempt: u32,
+    ts: u64,
+}
+
+/// How many bytes everything but the text of such an event has at most.
+const CHUNK_FIELDS_SIZE: usize = 192;
+
 /// Defines [`Body`] and [`EventType`] from one list: documentation, type, name, fields.
 macro_rules! events {
     ($($(#[$doc:meta])* $text:literal $name:ident $fields:tt)*) => {
@@ -270,6 +287,18 @@ impl Event {
     /// # Errors
     /// [`codec::Error`].
     pub fn encode(&self) -> Result<Bytes, codec::Error> {
+        if let Body::Chunk { text, channel } = &self.body {
+            let fields = ChunkFields {
+                event_type: EventType::Chunk.as_str(),
+                text,
+                channel: *channel,
+                job: &self.job,
+                seq: self.seq,
+                attempt: self.attempt,
+                ts: self.ts,
+            };
+            return codec::to_msgpack_sized(&fields, text.len() + CHUNK_FIELDS_SIZE);
+        }
         codec::to_msgpack(self)
     }
 
@@ -346,6 +375,28 @@ mod tests {
             for payload in [&event.encode().unwrap()[..], &json] {
                 assert_eq!(Event::decode(payload).unwrap(), event);
             }
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_stored_as_the_encoder_stores_an_event() {
+        for (channel, length) in [
+            (Channel::Output, 1),
+            (Channel::Reasoning, 40),
+            (Channel::Output, 300),
+            (Channel::Reasoning, 70_000),
+        ] {
+            let text = "x".repeat(length);
+            let event = Event {
+                job: "j".repeat(64).parse().unwrap(),
+                seq: Seq(u64::MAX),
+                attempt: u32::MAX,
+                ts: u64::MAX,
+                ..event(Body::Chunk { text, channel })
+            };
+            let payload = event.encode().unwrap();
+            assert_eq!(payload, codec::to_msgpack(&event).unwrap());
+            assert!(payload.len() <= length + CHUNK_FIELDS_SIZE);
         }
     }
 

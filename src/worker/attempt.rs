@@ -2,13 +2,13 @@
 //! under the fence, one event at a time, and writes how the attempt ended. It does not start the
 //! backend or reply to the queue.
 
-use std::future::{Future, pending};
-use std::pin::Pin;
+use std::future::{Future, pending, poll_fn, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt_writer::{AttemptWriter, Written};
@@ -19,6 +19,7 @@ use super::outcome::AttemptOutcome;
 use super::report::{AttemptRecord, AttemptReport};
 use crate::backend::{Failure, Finish, Piece, QueuedOutput};
 use crate::nats::{AppendError, EventWriter, Unwritable};
+use crate::runtime::{LazyTimer, QueuedWaker};
 use crate::source::Unavailable;
 use crate::wire::{Body, FailureCode};
 
@@ -30,6 +31,8 @@ pub(super) struct Attempt {
     pieces: Option<mpsc::Receiver<Piece>>,
     /// What is in `pieces`, about.
     queued: Arc<QueuedOutput>,
+    /// Wakes the attempt when the backend produces output.
+    waker: QueuedWaker,
     /// Requests a check of the log.
     look: Arc<Notify>,
     pub(super) deadlines: Deadlines,
@@ -39,6 +42,8 @@ pub(super) struct Attempt {
     /// accepts progress reports from any worker: without checks, a worker could keep a job that was
     /// cancelled, or that another worker owns.
     look_after: Duration,
+    /// For everything that is due later.
+    timer: LazyTimer,
     result: Option<Result<Finish, Failure>>,
     record: AttemptRecord,
     /// Whether output was stored.
@@ -78,6 +83,7 @@ impl Attempt {
         flush: Flush,
         pieces: mpsc::Receiver<Piece>,
         queued: Arc<QueuedOutput>,
+        waker: QueuedWaker,
         look: Arc<Notify>,
         deadlines: Deadlines,
         look_after: Duration,
@@ -88,10 +94,12 @@ impl Attempt {
             batch: OutputBatch::new(flush),
             pieces: Some(pieces),
             queued,
+            waker,
             look,
             deadlines,
             proven: Instant::now(),
             look_after,
+            timer: LazyTimer::default(),
             result: None,
             record,
             has_output: false,
@@ -107,6 +115,8 @@ impl Attempt {
         mut running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
         hand_back: &CancellationToken,
     ) -> Result<StopReason, AppendError> {
+        // Waited for once: all jobs of the worker are in one list of those that wait.
+        let mut handed_back = pin!(hand_back.cancelled());
         loop {
             if self.pieces.is_none()
                 && self.batch.is_empty()
@@ -115,7 +125,7 @@ impl Attempt {
             {
                 return Ok(StopReason::Finished(result.clone()));
             }
-            match self.next(running.as_mut(), hand_back).await {
+            match self.next(running.as_mut(), handed_back.as_mut()).await {
                 AttemptEvent::HandBack => return Ok(StopReason::HandBack),
                 AttemptEvent::TimedOut(message) => return Ok(StopReason::TimedOut(message)),
                 AttemptEvent::Written(result) => {
@@ -133,17 +143,17 @@ impl Attempt {
                     self.drain_output();
                 }
                 AttemptEvent::Piece(Some(piece)) => {
-                    self.deadlines.restart_silence(Instant::now());
-                    self.batch.push(piece);
+                    let now = Instant::now();
+                    self.deadlines.restart_silence(now);
+                    self.batch.push_awaited(piece, now);
+                    // At once, as most pieces are: to wait for it costs as much as the piece did.
+                    if self.writer.is_idle() && self.batch.due(now).is_some_and(|due| due <= now) {
+                        self.append_next(now);
+                    }
                 }
                 AttemptEvent::Piece(None) => self.pieces = None,
                 AttemptEvent::Urgent => self.receive_pieces(),
-                AttemptEvent::Due => {
-                    self.receive_pieces();
-                    if let Some((body, permit)) = self.batch.next_event(Instant::now()) {
-                        self.writer.append(body, permit);
-                    }
-                }
+                AttemptEvent::Due => self.append_next(Instant::now()),
                 AttemptEvent::Look => self.writer.check(),
             }
         }
@@ -152,7 +162,7 @@ impl Attempt {
     async fn next(
         &mut self,
         running: Pin<&mut impl Future<Output = Result<Finish, Failure>>>,
-        hand_back: &CancellationToken,
+        handed_back: Pin<&mut impl Future<Output = ()>>,
     ) -> AttemptEvent {
         let now = Instant::now();
         // Once the backend has returned, no more output follows.
@@ -161,11 +171,19 @@ impl Attempt {
             .due(now)
             .map(|due| if self.result.is_some() { now } else { due });
         let is_idle = self.writer.is_idle();
+        let is_appending = self.writer.is_appending();
         let is_running = self.result.is_none();
         // While the log cannot be reached, a backend may wait for room. That is not silence.
-        let with_silence = is_running && !self.writer.is_appending() && self.batch.is_empty();
-        // With output to publish, more of it is received once that is due, unless it is a lot.
-        let is_collecting = !self.batch.is_empty();
+        let with_silence = is_running && !is_appending && self.batch.is_empty();
+        let limit = self.deadlines.first(with_silence);
+        // Output that was not received is no silence either.
+        let rest_end = self
+            .batch
+            .rest_end(now)
+            .filter(|end| is_idle && limit.is_none_or(|(at, _)| at > *end));
+        // What cannot be published yet is received later, unless it is a lot: receiving it wakes
+        // this task.
+        let is_collecting = !self.batch.is_empty() || is_appending || rest_end.is_some();
         let urgent_bytes = self.batch.missing_bytes();
         let piece = async {
             match &mut self.pieces {
@@ -177,23 +195,39 @@ impl Attempt {
                 None => pending().await,
             }
         };
-        let due = async {
-            match due {
-                // Without the timer: its tick of a millisecond is longer than a publish.
-                Some(due) if due <= now => {}
-                Some(due) => sleep_until(due).await,
-                None => pending().await,
-            }
+        let mut piece = pin!(piece);
+        let piece = poll_fn(|cx| self.waker.poll(piece.as_mut(), cx));
+        let limit = limit.map(|(at, message)| (at, AttemptEvent::TimedOut(message)));
+        let due = due.filter(|_| is_idle).or(rest_end);
+        // Without the timer: its tick of a millisecond is longer than a publish.
+        let is_due = due.is_some_and(|due| due <= now);
+        let due = due.filter(|_| !is_due).map(|due| (due, AttemptEvent::Due));
+        let look = is_idle.then(|| (self.proven + self.look_after, AttemptEvent::Look));
+        let later = limit.into_iter().chain(due).chain(look);
+        let alarm = later.min_by_key(|(at, _)| *at);
+        let alarm = async {
+            let Some((at, event)) = alarm else {
+                return pending().await;
+            };
+            poll_fn(|cx| self.timer.poll(at, cx)).await;
+            event
         };
         tokio::select! {
-            () = hand_back.cancelled() => AttemptEvent::HandBack,
+            () = handed_back => AttemptEvent::HandBack,
             result = self.writer.written() => AttemptEvent::Written(result),
             result = running, if is_running => AttemptEvent::Result(result),
             event = piece => event,
-            () = due, if is_idle => AttemptEvent::Due,
+            () = ready(()), if is_due => AttemptEvent::Due,
             () = self.look.notified(), if is_idle => AttemptEvent::Look,
-            () = sleep_until(self.proven + self.look_after), if is_idle => AttemptEvent::Look,
-            message = self.deadlines.passed(with_silence) => AttemptEvent::TimedOut(message),
+            event = alarm => event,
+        }
+    }
+
+    /// Starts to append the next event, with everything that the backend has produced.
+    fn append_next(&mut self, now: Instant) {
+        self.receive_pieces();
+        if let Some((body, permit)) = self.batch.next_event(now) {
+            self.writer.append(body, permit);
         }
     }
 

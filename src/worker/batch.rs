@@ -37,6 +37,8 @@ pub(super) struct OutputBatch {
     bytes: usize,
     /// When the last event was returned.
     last_event: Option<Instant>,
+    /// Whether output follows each event before the interval has passed.
+    is_fast: bool,
 }
 
 impl OutputBatch {
@@ -46,6 +48,7 @@ impl OutputBatch {
             waiting: VecDeque::new(),
             bytes: 0,
             last_event: None,
+            is_fast: false,
         }
     }
 
@@ -57,6 +60,22 @@ impl OutputBatch {
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.bytes = 0;
+    }
+
+    /// Adds output that was waited for.
+    pub(super) fn push_awaited(&mut self, piece: Piece, now: Instant) {
+        self.is_fast = self
+            .last_event
+            .is_some_and(|last_event| now < last_event + self.flush.interval);
+        self.push(piece);
+    }
+
+    /// Until when a fast backend's output need not be received, unless there is enough of it: it
+    /// would only wait here for the interval.
+    pub(super) fn rest_end(&self, now: Instant) -> Option<Instant> {
+        let end = self.last_event? + self.flush.interval;
+        let rests = self.is_fast && self.waiting.is_empty() && self.flush.bytes > 0;
+        (rests && end > now).then_some(end)
     }
 
     /// Adds output of the backend. Text is appended to previous text of the same channel.
@@ -108,7 +127,10 @@ impl OutputBatch {
 
     /// Returns the next event. Dropping the permit frees its room.
     pub(super) fn next_event(&mut self, now: Instant) -> Option<(Body, OwnedSemaphorePermit)> {
-        let (content, permit) = self.waiting.pop_front()?;
+        let Some((content, permit)) = self.waiting.pop_front() else {
+            self.is_fast = false;
+            return None;
+        };
         self.last_event = Some(now);
         self.bytes = self.bytes.saturating_sub(permit.num_permits());
         let body = match content {
@@ -201,6 +223,41 @@ mod tests {
         assert_eq!(permits.available_permits(), 100 - 13);
         drop(held);
         assert_eq!(permits.available_permits(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_of_a_fast_backend_is_received_when_the_interval_has_passed() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut batch = OutputBatch::new(FLUSH);
+        batch.push_awaited(text_piece(Channel::Output, "a"), start);
+        drop(batch.next_event(start).unwrap());
+        assert_eq!(batch.rest_end(after(10)), None);
+        batch.push_awaited(text_piece(Channel::Output, "b"), after(30));
+        assert_eq!(batch.rest_end(after(30)), None, "there is output");
+        drop(batch.next_event(after(100)).unwrap());
+        assert_eq!(batch.rest_end(after(120)), Some(after(200)));
+        assert_eq!(batch.rest_end(after(200)), None);
+        batch.push(text_piece(Channel::Output, "c"));
+        drop(batch.next_event(after(200)).unwrap());
+        assert_eq!(batch.rest_end(after(210)), Some(after(300)));
+        assert!(batch.next_event(after(300)).is_none(), "it was slow");
+        assert_eq!(batch.rest_end(after(300)), None);
+        batch.push_awaited(text_piece(Channel::Output, "d"), after(350));
+        drop(batch.next_event(after(350)).unwrap());
+        assert_eq!(batch.rest_end(after(360)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_size_to_wait_for_all_output_is_received_at_once() {
+        let now = Instant::now();
+        let mut batch = OutputBatch::new(Flush { bytes: 0, ..FLUSH });
+        for _ in 0..3 {
+            batch.push_awaited(text_piece(Channel::Output, "a"), now);
+            assert_eq!(batch.due(now), Some(now));
+            drop(batch.next_event(now).unwrap());
+            assert_eq!(batch.rest_end(now), None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,8 @@
-//! The time limits of a job and of an attempt.
+//! The time limits of a job and of an attempt. It does not wait for them.
 
-use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::settings::WorkerSettings;
 use crate::nats::Delivery;
@@ -40,23 +39,16 @@ impl Deadlines {
             .map(|end| end.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits until one of them has passed, and returns the message for it. The limit for silence
-    /// applies only if `with_silence`.
-    pub(super) async fn passed(self, with_silence: bool) -> &'static str {
-        let until = |at: Option<Instant>| async move {
-            match at {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
+    /// The first of them to pass, and the message for it. The limit for silence applies only if
+    /// `with_silence`.
+    pub(super) fn first(&self, with_silence: bool) -> Option<(Instant, &'static str)> {
+        let end = self.end.map(|at| (at, "the job exceeded its time limit"));
         let silent = self
             .silence
             .filter(|_| with_silence)
-            .and_then(|silence| self.active_at.checked_add(silence));
-        tokio::select! {
-            () = until(self.end) => "the job exceeded its time limit",
-            () = until(silent) => "the job produced no output for too long",
-        }
+            .and_then(|silence| self.active_at.checked_add(silence))
+            .map(|at| (at, "the job produced no output for too long"));
+        end.into_iter().chain(silent).min_by_key(|(at, _)| *at)
     }
 }
 
@@ -72,4 +64,32 @@ pub(super) fn time_remaining(settings: &WorkerSettings, delivery: &Delivery) -> 
     limits(settings, delivery)
         .timeout_ms
         .map(|ms| Duration::from_millis(ms).saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_limit_comes_first_and_silence_counts_from_the_last_output() {
+        let limits = Limits {
+            silence_timeout_ms: Some(2_000),
+            ..Limits::default()
+        };
+        let mut deadlines = Deadlines::new(limits, Some(Duration::from_secs(5)));
+        let after = |first: Option<(Instant, _)>| first.unwrap().0 - deadlines.active_at;
+        assert_eq!(after(deadlines.first(true)), Duration::from_secs(2));
+        assert_eq!(after(deadlines.first(false)), Duration::from_secs(5));
+        let later = deadlines.active_at + Duration::from_secs(4);
+        deadlines.restart_silence(later);
+        let (at, message) = deadlines.first(true).unwrap();
+        assert_eq!(at - later, Duration::from_secs(1));
+        assert_eq!(message, "the job exceeded its time limit");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_without_limits_never_times_out() {
+        let deadlines = Deadlines::new(Limits::default(), None);
+        assert!(deadlines.first(true).is_none());
+    }
 }

@@ -37,7 +37,7 @@ use crate::config::{
     HAND_BACK_WAIT, STOP_WAIT,
 };
 use crate::nats::{Claim, Delivery, Log, Nats, NatsError, Options, Queue, UsageCache};
-use crate::runtime::{self, Tasks, WorkThreads};
+use crate::runtime::{self, Tasks, WakeQueue, WorkThreads};
 use crate::source::Unavailable;
 
 /// A worker that is ready to claim jobs.
@@ -86,6 +86,7 @@ impl<B: Backend> Worker<B> {
             usage_cache: UsageCache::default(),
             backend,
             threads: Arc::new(threads),
+            wakes: WakeQueue::default(),
             held: HeldJobs::default(),
             settings,
             progress_interval,
@@ -147,6 +148,9 @@ impl<B: Backend> Worker<B> {
         runner
             .tasks
             .spawn_until_stop(wake_regularly(Arc::clone(&runner.threads), jobs.clone()));
+        runner
+            .tasks
+            .spawn_until_stop(runner.wakes.clone().pass_on());
         let claiming = async {
             while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
                 let held = loop {

@@ -28,7 +28,7 @@ use super::settings::WorkerSettings;
 use crate::backend::{Backend, Failure, Finish, Job, Output, Retry, Stopped};
 use crate::config::{HAND_BACK_WAIT, REQUEST_WAIT, STOP_WAIT};
 use crate::nats::{Delivery, Queue, UsageCache};
-use crate::runtime::{Tasks, WorkError, WorkThreads};
+use crate::runtime::{Tasks, WakeQueue, WorkError, WorkThreads, with_own_waker};
 use crate::source::Unavailable;
 use crate::wire::{Body, JobId};
 
@@ -40,6 +40,8 @@ pub(super) struct Runner<B> {
     pub(super) usage_cache: UsageCache,
     pub(super) backend: Arc<B>,
     pub(super) threads: Arc<WorkThreads>,
+    /// The wake-ups of the jobs by their backends.
+    pub(super) wakes: WakeQueue,
     pub(super) held: HeldJobs,
     pub(super) settings: Arc<WorkerSettings>,
     /// The interval of the progress reports to the queue.
@@ -52,11 +54,17 @@ impl<B: Backend> Runner<B> {
     /// Runs one job that the queue delivered. `hand_back` is cancelled when the worker must hand
     /// its jobs back.
     pub(super) async fn run(&self, held: HeldJob, hand_back: CancellationToken) {
+        // Both rarely do anything.
+        let beside = async {
+            tokio::select! {
+                never = self.report_progress(&held) => match never {},
+                () = overdue(&hand_back) => {}
+            }
+        };
         // Concurrently, since none of these may wait for another.
         let outcome = tokio::select! {
             outcome = self.claim_and_run(&held, &hand_back) => outcome,
-            never = self.report_progress(&held) => match never {},
-            () = overdue(&hand_back) => Ok(AttemptOutcome::Unfinished(Duration::ZERO)),
+            () = with_own_waker(beside) => Ok(AttemptOutcome::Unfinished(Duration::ZERO)),
         };
         held.release();
         let delivery = held.delivery();
@@ -149,14 +157,16 @@ impl<B: Backend> Runner<B> {
             self.settings.flush,
             pieces,
             out.queued(),
+            self.wakes.waker(),
             Arc::clone(&look),
             Deadlines::new(limits, remaining),
             self.progress_interval * 2,
             record,
         );
+        let questions = answer_questions(self.queue.log(), control, held, attempt, &look);
         tokio::select! {
             outcome = self.attempt(run, job, out, backend_failure, hand_back) => outcome,
-            never = answer_questions(self.queue.log(), control, held, attempt, &look) => match never {},
+            never = with_own_waker(questions) => match never {},
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer, which needs no memory before it is polled.
 #[derive(Debug, Default)]
-pub(super) struct LazyTimer {
+pub(crate) struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
     /// When it wakes this task: known here, since the timer itself is rarely in the processor's
     /// cache.
@@ -18,7 +18,7 @@ pub(super) struct LazyTimer {
 
 impl LazyTimer {
     /// Ready at this time, which may differ from poll to poll.
-    pub(super) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.wakes_by(at, cx.waker()) {
             return Poll::Pending;
         }
