@@ -6,7 +6,7 @@ use crate::support::http::{exchange, get, metric};
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, words};
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, token};
-use crate::support::until;
+use crate::support::{assert_fields, until};
 
 /// An edge that checks tokens, with these limits of each subject.
 async fn edge(system: &System, limits: SubjectLimits) -> Edge {
@@ -70,7 +70,10 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     assert_eq!(stream.status, 200);
     for sends in [Sends::Header, Sends::Subprotocol, Sends::Frame] {
         let mut refused = TokenClient::connect(&edge.addr, sends, &a).await.unwrap();
-        assert_eq!(refused.closed().await, "1013 rate_limited", "{sends:?}");
+        let error = refused.frame().await.unwrap();
+        assert_fields!(error, {"op": "error", "code": "rate_limited", "retry_after": 1});
+        let closed = refused.closed().await;
+        assert_eq!(closed, "1013 rate_limited; retry_after=1", "{sends:?}");
     }
     let mut refused = TokenSocket::join(&edge.addr, Sends::Frame, &a)
         .await
@@ -79,9 +82,13 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     while let Some(packet) = refused.packet().await {
         packets.push(packet);
     }
+    let error = packets
+        .iter()
+        .find(|packet| packet.contains("rate_limited"));
+    let error = error.unwrap_or_else(|| panic!("{packets:?}"));
     assert!(
-        packets.join("\n").contains("\"rate_limited\""),
-        "{packets:?}"
+        error.starts_with(r#"42["tailwater:error""#) && error.contains(r#""retry_after":1"#),
+        "{error}"
     );
     let (head, _) = get(&edge.addr, path, &bearer(&a)).await;
     assert_limited(&head, r#""connections";q=2"#, r#""connections";r=0;t=1"#);

@@ -175,7 +175,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
             Disconnect::Close(code) => {
                 let info = code.info();
                 let mut payload = info.close.unwrap_or(1011).to_be_bytes().to_vec();
-                payload.extend_from_slice(info.code.as_bytes());
+                payload.extend_from_slice(code.close_reason().as_bytes());
                 // What follows a violation cannot be read.
                 let is_readable = !matches!(
                     code,
