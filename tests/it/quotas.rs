@@ -46,9 +46,12 @@ fn assert_limited(head: &str, policy: &str, limit: &str) {
 /// How often clients reached a limit, as the edge reports it. All edges of this process count
 /// together.
 async fn reached(edge: &Edge, limit: &str) -> f64 {
+    counted(edge, &format!("limited_total{{limit=\"{limit}\"}}")).await
+}
+
+async fn counted(edge: &Edge, name: &str) -> f64 {
     let own = bearer(&everything("observer"));
-    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}}");
-    metric(&edge.addr, &own, &name).await
+    metric(&edge.addr, &own, &format!("tailwater_edge_{name}")).await
 }
 
 #[tokio::test]
@@ -60,6 +63,8 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     };
     let edge = edge(&system, limits).await;
     let before = reached(&edge, "connections").await;
+    let refusals = "refusals_total{code=\"rate_limited\"}";
+    let refused_before = counted(&edge, refusals).await;
     let a = everything("a");
     let b = everything("b");
     let path = "/api/jobs/later/events";
@@ -93,6 +98,7 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     let (head, _) = get(&edge.addr, path, &bearer(&a)).await;
     assert_limited(&head, r#""connections";q=2"#, r#""connections";r=0;t=1"#);
     assert!(reached(&edge, "connections").await >= before + 5.0);
+    assert!(counted(&edge, refusals).await >= refused_before + 5.0);
     // Requests that are not streams go on, and so do other subjects.
     let (head, _) = get(&edge.addr, "/api/jobs", &bearer(&a)).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

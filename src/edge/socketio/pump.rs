@@ -21,6 +21,7 @@ use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::SplitReservation;
+use crate::edge::slow::SlowPart;
 use crate::edge::watches::{Outgoing, Released};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
@@ -142,8 +143,13 @@ impl Pump {
             }
         };
         debug!(?end, "disconnected");
-        if let PumpEnd::NotAdmitted(code) = end {
-            self.dismiss(code).await;
+        match end {
+            PumpEnd::NotAdmitted(code) => self.dismiss(code).await,
+            PumpEnd::Stalled => SlowPart::Output.count(),
+            PumpEnd::Disconnected
+            | PumpEnd::SocketBroken
+            | PumpEnd::Stopping
+            | PumpEnd::Flooding => {}
         }
         // If the library closed the socket, the client would not reconnect.
         self.session.traffic.cut();

@@ -21,7 +21,7 @@ use crate::edge::counters::Transport;
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
 use crate::wire::framing::FrameKind;
-use crate::wire::{ClientFrame, Code, Encoding, Refusal, ServerFrame};
+use crate::wire::{ClientFrame, Code, Encoding, RequestRef, ServerFrame};
 
 /// A connection and its client.
 pub(super) struct Connection<T> {
@@ -59,8 +59,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             && code.is_try_again_later()
         {
             // Not every WebSocket library reports the reason of a close.
-            let refusal = Refusal::new(code, code.info().text);
-            self.put(&error_frame(refusal));
+            let request = RequestRef::default();
+            self.put(&ServerFrame::error(code, code.info().text, request));
         }
         let Self { socket, client, .. } = *self;
         let finish = timeout(CLOSE_WAIT, client.finish());
