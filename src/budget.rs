@@ -1,12 +1,15 @@
 //! The memory budget of a process: how many bytes it may hold for its clients. It only counts: the
-//! caller decides what to do when there is no room.
+//! caller decides whether it waits when there is no room.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::config::{MEMORY_MIN, MEMORY_PART, MEMORY_UNKNOWN};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use crate::config::{MEMORY_MIN, MEMORY_PART, MEMORY_UNKNOWN, READ_BUDGET_PAUSE};
 
 /// How many bytes may be held at a time, shared by all clones.
 ///
@@ -21,6 +24,8 @@ struct Pool {
     used: AtomicUsize,
     refused: AtomicU64,
     whole: Option<Budget>,
+    /// Held by the first of those that wait; it serves them in their order.
+    turn: Mutex<()>,
 }
 
 /// The limit is reached for the moment.
@@ -59,6 +64,7 @@ impl Budget {
             used,
             refused,
             whole,
+            turn: Mutex::new(()),
         }))
     }
 
@@ -72,6 +78,19 @@ impl Budget {
             budget: self.clone(),
             bytes,
         })
+    }
+
+    /// Reserves `bytes`, at most the limit, once there is room. Callers are served in the order in
+    /// which they came, so that small reservations do not overtake a large one forever. The others
+    /// wait for the first one: poll it until it is ready, or drop it.
+    pub async fn reserve_in_turn(&self, bytes: usize) -> Reservation {
+        let _turn = self.0.turn.lock().await;
+        loop {
+            match self.reserve(bytes.min(self.limit())) {
+                Ok(reservation) => return reservation,
+                Err(LimitReached) => sleep(READ_BUDGET_PAUSE).await,
+            }
+        }
     }
 
     /// A reservation of 0 bytes, which can grow.
@@ -103,6 +122,7 @@ impl Budget {
             used,
             refused,
             whole,
+            turn: _,
         } = &*self.0;
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| sum <= limit);
         // Relaxed: no other memory access depends on this number.
@@ -217,6 +237,8 @@ fn total_of(meminfo: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
+    use std::pin::pin;
 
     #[test]
     fn the_memory_of_a_machine_is_read_from_meminfo() {
@@ -265,6 +287,36 @@ mod tests {
         assert_eq!((one.used(), other.used(), whole.used()), (0, 40, 40));
         drop(second);
         assert_eq!(whole.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_for_room_are_served_in_their_order() {
+        let budget = Budget::new(100);
+        let held = budget.reserve(60).unwrap();
+        let mut large = pin!(budget.reserve_in_turn(1000));
+        assert!(large.as_mut().now_or_never().is_none());
+        // There is room for it, but it came later.
+        let mut small = pin!(budget.reserve_in_turn(10));
+        assert!(small.as_mut().now_or_never().is_none());
+        drop(held);
+        let whole = large.await;
+        assert_eq!(whole.bytes(), 100);
+        assert!(small.as_mut().now_or_never().is_none());
+        drop(whole);
+        assert_eq!(small.await.bytes(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_stops_waiting_holds_up_no_other() {
+        let budget = Budget::new(100);
+        let _held = budget.reserve(60).unwrap();
+        let mut large = Box::pin(budget.reserve_in_turn(100));
+        assert!(large.as_mut().now_or_never().is_none());
+        let mut small = pin!(budget.reserve_in_turn(10));
+        assert!(small.as_mut().now_or_never().is_none());
+        drop(large);
+        let small = small.now_or_never().expect("it is the first one now");
+        assert_eq!(small.bytes(), 10);
     }
 
     #[test]

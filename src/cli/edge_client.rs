@@ -1,5 +1,7 @@
 //! A client of an edge that follows one job, over several connections if necessary.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
@@ -15,7 +17,7 @@ use super::client_token::ClientTokenArgs;
 use super::show::JobPrinter;
 use crate::backoff::Backoff;
 use crate::config::{PING_EVERY, PONG_WAIT, REREAD_FIRST, REREAD_MAX, TAIL_CONNECT_WAIT};
-use crate::wire::{Code, JSON_PROTOCOL, JobId, ServerFrame, Start, may_reconnect};
+use crate::wire::{JSON_PROTOCOL, JobId, ServerFrame, Start, may_reconnect};
 
 /// Follows one job over an edge's WebSocket.
 pub(super) struct TailClient {
@@ -37,6 +39,8 @@ enum ConnectionEnd {
     JobEnded,
     /// The connection was lost; connect again.
     Dropped,
+    /// The edge refuses the client or the watch for now; connect again after this time.
+    Refused(Duration),
 }
 
 impl TailClient {
@@ -54,6 +58,10 @@ impl TailClient {
                     match self.watch(socket).await? {
                         ConnectionEnd::JobEnded => return Ok(()),
                         ConnectionEnd::Dropped => {}
+                        ConnectionEnd::Refused(pause) => {
+                            sleep(pause).await;
+                            continue;
+                        }
                     }
                 }
                 Err(error) if !was_connected => {
@@ -103,11 +111,14 @@ impl TailClient {
                         JobPrinter::waiting(&self.job);
                     }
                     Ok(ServerFrame::Missing { from, to, .. }) => self.printer.missing(from, to),
-                    Ok(ServerFrame::Error { code, message, .. })
-                        if code == Code::Unavailable.as_str() =>
-                    {
-                        tracing::info!(message, "the edge cannot read the log at the moment");
-                        return Ok(ConnectionEnd::Dropped);
+                    Ok(ServerFrame::Error {
+                        code,
+                        message,
+                        retry_after: Some(seconds),
+                        ..
+                    }) => {
+                        tracing::info!(code, message, "the edge refuses this for now");
+                        return Ok(ConnectionEnd::Refused(Duration::from_secs(seconds)));
                     }
                     Ok(ServerFrame::Error { code, message, .. }) => bail!("{message} ({code})"),
                     Ok(

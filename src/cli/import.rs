@@ -54,8 +54,8 @@ impl ImportCommand {
                 "an event has {largest} bytes as stored; this NATS server accepts {limit}"
             );
             let exists = || format!("the job {job} exists: purge it first");
-            let is_queued = Queue::new(log.clone()).queued_kind(&job).await?.is_some();
-            ensure!(!is_queued && log.last(&job).await?.is_none(), exists());
+            let known = Queue::new(log.clone()).find(&job).await?;
+            ensure!(known.is_none(), exists());
             let mut writer =
                 EventWriter::new(log.clone(), job.clone(), 0, None).with_segments(None);
             let count = events.len();

@@ -10,7 +10,7 @@ use super::args::{NatsArgs, block_on, no_job};
 use crate::config::OPEN_WAIT;
 use crate::nats::{Log, Queue, Reader, Role};
 use crate::runtime::Tasks;
-use crate::source::fold;
+use crate::source::{KnownJob, Unavailable, fold_until};
 use crate::wire::{JobId, JobState};
 
 /// Show a job's state as JSON: its status, attempt, output so far and times.
@@ -30,18 +30,30 @@ impl StateCommand {
             let log = Log::open(&nats).await?;
             let queue = Queue::new(log.clone());
             let reader = Reader::open(log, &Tasks::new(CancellationToken::new())).await?;
-            let state = match timeout(OPEN_WAIT, fold(&reader, &self.job)).await?? {
-                Some(state) => Some(state),
-                None => queue.queued_kind(&self.job).await?.map(|kind| JobState {
-                    kind: Some(kind),
-                    ..JobState::new(self.job.clone())
-                }),
-            };
-            let Some(state) = state else {
+            let read = read_state(&queue, &reader, &self.job);
+            let Some(state) = timeout(OPEN_WAIT, read).await?? else {
                 anyhow::bail!(no_job(&self.job))
             };
             println!("{}", serde_json::to_string_pretty(&state)?);
             Ok(ExitCode::SUCCESS)
         })
     }
+}
+
+/// The state of a job; `None` if it does not exist.
+async fn read_state(
+    queue: &Queue,
+    reader: &Reader,
+    job: &JobId,
+) -> Result<Option<JobState>, Unavailable> {
+    let mut state = JobState::new(job.clone());
+    match queue.find(job).await? {
+        None => return Ok(None),
+        Some(KnownJob::Queued(kind)) => state.kind = Some(kind),
+        Some(KnownJob::Logged(last)) => {
+            let resize = |_| Ok::<_, Unavailable>(());
+            fold_until(reader, job, last.seq, &mut state, resize).await?;
+        }
+    }
+    Ok(Some(state))
 }

@@ -82,7 +82,7 @@ impl TailCommand {
 
     async fn follow(&self, log: Log, start: Start) -> anyhow::Result<ExitCode> {
         let queue = Queue::new(log.clone());
-        if log.last(&self.job).await?.is_none() && queue.queued_kind(&self.job).await?.is_none() {
+        if queue.find(&self.job).await?.is_none() {
             anyhow::ensure!(!self.must_exist, no_job(&self.job));
             JobPrinter::waiting(&self.job);
         }

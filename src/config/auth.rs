@@ -52,9 +52,6 @@ pub const QUOTA_PROBE_JOBS: usize = 8;
 pub const QUOTA_PROBES: usize = 4;
 /// The time over which submissions are counted: `Retry-After` has whole seconds.
 pub const QUOTA_WINDOW: Duration = Duration::from_secs(1);
-/// In how many seconds a client that has reached a limit should try again. Rates are per second, and
-/// the other limits are free again whenever a connection or a job ends.
-pub const QUOTA_RETRY_S: u64 = 1;
 /// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
 /// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
 pub const TICKETS_MAX: usize = 4096;

@@ -22,7 +22,7 @@ pub const READ_BYTES: usize = 16 * 1024 * 1024;
 /// How long such bytes are kept for a reader. One whose client accepts nothing for longer reads
 /// them again.
 pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
-/// The pause before a read that finds no room tries again.
+/// The pause before the first of the reads that wait for room tries again; the others wait for it.
 pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many segments a reader requests at once. It holds at most

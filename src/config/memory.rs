@@ -10,6 +10,7 @@
 //!        ├─ answers                   small, large      │ or a quarter of --memory
 //!        ├─ event streams and WebSockets                ┘
 //!        └─ Socket.IO clients                           up to an eighth
+//!            └─ write buffers                           up to half of that
 //! ```
 //!
 //! The parts of `clients` may be larger together than the whole, which limits them, too. Reads have a
@@ -49,6 +50,9 @@ pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 /// [`WRITE_WAIT`](super::WRITE_WAIT), or after [`ANSWER_WAIT`](super::ANSWER_WAIT) if half of it was
 /// used before. Events of other clients that find no room wait.
 pub const SOCKETS_PART: usize = 8;
+/// The part of that which large write buffers of the Socket.IO library may hold: half. They are held
+/// until the connections end, and the other half is always there for events that are being sent.
+pub const WRITE_BUFFERS_PART: usize = 2;
 /// How many bytes of events the event streams of an edge buffer for their clients; a stream that
 /// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.
 pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;

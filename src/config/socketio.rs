@@ -19,6 +19,10 @@ pub const FLIGHT_PACKETS_POLLING: usize = 14;
 /// held. An event of more bytes than this reserves room in the memory budget until it is sent: the
 /// library copies it, and does not return it.
 pub const FLIGHT_BYTES: usize = 8 * 1024;
+/// The library keeps the write buffer of a client's WebSocket until the connection ends. One that may be
+/// larger than this, in bytes, counts in the memory budget; smaller ones are part of what each
+/// connection costs.
+pub const WRITE_BUFFER_FREE: usize = 128 * 1024;
 /// The response to a poll counts as sent in parts of this many bytes: a slow client that reads 2 KB
 /// per second accepts one within [`ANSWER_WAIT`](super::ANSWER_WAIT).
 pub const POLL_PART: usize = 16 * 1024;

@@ -2,9 +2,11 @@
 //! connection whose client reads nothing or asks for nothing. WebSockets use HTTP/1.1.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +27,7 @@ use tracing::debug;
 use super::client_stream::ClientStream;
 use super::memory::{Large, bind};
 use super::metered::Metered;
+use super::slow::SlowPart;
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use crate::config::{
     ANSWER_WAIT, DRAIN_WAIT, HEAD_WAIT, HTTP2_CHECK_EVERY, HTTP2_CONNECTION_WINDOW,
@@ -32,6 +35,24 @@ use crate::config::{
     HTTP2_STREAM_WINDOW, HTTP2_STREAMS_MAX, PING_EVERY, PONG_WAIT, WRITE_WAIT,
 };
 use crate::runtime::Tasks;
+
+/// How many connections ended because their client only made work. That is rare, so all threads share
+/// the counter.
+static FLOODS: AtomicU64 = AtomicU64::new(0);
+
+/// How many did since the process started.
+pub(super) fn floods() -> u64 {
+    FLOODS.load(Ordering::Relaxed)
+}
+
+/// Why the edge ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndReason {
+    /// The client does not read a response.
+    Unread,
+    /// The client asks for nothing.
+    Idle,
+}
 
 /// The requests of one connection that are not answered completely.
 #[derive(Debug)]
@@ -128,7 +149,7 @@ impl OpenRequests {
 
     /// Why the connection should end now: its client does not accept a response, or has asked for
     /// nothing for a while. If the client still accepts others, only that response ends.
-    fn reason_to_end(&self) -> Option<&'static str> {
+    fn reason_to_end(&self) -> Option<EndReason> {
         let mut state = self.lock();
         let open: Vec<_> = state.requests.iter().filter_map(Weak::upgrade).collect();
         if !open.is_empty() {
@@ -139,9 +160,9 @@ impl OpenRequests {
         if !stalled.is_empty()
             && (others.is_empty() || !stalled.iter().all(|request| request.end()))
         {
-            return Some("the client does not read");
+            return Some(EndReason::Unread);
         }
-        (state.idle_since.elapsed() > HEAD_WAIT).then_some("the client asks for nothing")
+        (state.idle_since.elapsed() > HEAD_WAIT).then_some(EndReason::Idle)
     }
 }
 
@@ -300,7 +321,10 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
         tokio::select! {
             ended = &mut connection => break Some(ended),
             _ = check.tick() => if let Some(reason) = open.reason_to_end() {
-                debug!(reason, "an HTTP/2 connection is ended");
+                if reason == EndReason::Unread {
+                    SlowPart::Output.count();
+                }
+                debug!(?reason, "an HTTP/2 connection is ended");
                 break None;
             },
             () = stop.cancelled() => {
@@ -310,8 +334,20 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
         }
     };
     if let Some(Err(error)) = ended {
+        if is_flood(&error) {
+            FLOODS.fetch_add(1, Ordering::Relaxed);
+        }
         debug!(%error, "an HTTP/2 connection broke");
     }
+}
+
+/// Whether the library ended a connection because its client only made work.
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let calm = Some(h2::Reason::ENHANCE_YOUR_CALM);
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == calm)
 }
 
 /// HTTP/2 names the host in `:authority`. The rest of the edge reads `Host`.
@@ -354,7 +390,7 @@ mod tests {
         drop(body);
         assert_eq!(open.reason_to_end(), None);
         advance(WRITE_WAIT * 2).await;
-        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        assert_eq!(open.reason_to_end(), Some(EndReason::Unread));
         drop(parts);
         assert_eq!(open.reason_to_end(), None);
     }
@@ -381,7 +417,7 @@ mod tests {
         drop(body);
         assert_eq!(open.reason_to_end(), None);
         advance(WRITE_WAIT * 2).await;
-        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        assert_eq!(open.reason_to_end(), Some(EndReason::Unread));
         drop(part);
         assert_eq!(open.reason_to_end(), None);
     }
@@ -400,13 +436,13 @@ mod tests {
         assert!(!open.take_latest().unwrap().is_cancelled());
         // It has ended, and its last parts are still not accepted.
         stalled.lock().is_handed_over = true;
-        assert_eq!(open.reason_to_end(), Some("the client does not read"));
+        assert_eq!(open.reason_to_end(), Some(EndReason::Unread));
         drop(stalled);
         assert_eq!(open.reason_to_end(), None);
         advance(WRITE_WAIT * 2).await;
         assert_eq!(
             open.reason_to_end(),
-            Some("the client does not read"),
+            Some(EndReason::Unread),
             "it reads no other"
         );
     }

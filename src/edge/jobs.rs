@@ -24,7 +24,7 @@ use crate::auth::Operation;
 use crate::config::{OPEN_WAIT, QUOTA_PROBES};
 use crate::nats::{CancelOutcome, PurgeOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
-use crate::source::{LogFold, Unavailable, fold_within};
+use crate::source::{KnownJob, LogFold, Unavailable, fold_until};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     BearerToken, Code, JobId, JobState, KEY_ID, Kind, Seq, Status, Submission, WatchTokenTerms,
@@ -296,12 +296,9 @@ impl App {
 
     /// Checks that the job exists.
     pub(super) async fn exists(&self, job: &JobId) -> Result<(), Problem> {
-        let exists =
-            self.log.last(job).await?.is_some() || self.queue.queued_kind(job).await?.is_some();
-        if exists {
-            Ok(())
-        } else {
-            Err(Code::JobNotFound.into())
+        match self.queue.find(job).await? {
+            Some(_) => Ok(()),
+            None => Err(Code::JobNotFound.into()),
         }
     }
 
@@ -329,17 +326,20 @@ impl App {
         let late = |_| Unavailable("the log was not read in time".into());
         let shown = self.hub.last(job);
         let folding = async {
+            let last = match self.queue.find(job).await? {
+                None => return Err(Code::JobNotFound.into()),
+                Some(KnownJob::Queued(kind)) => return Ok(Some(kind)),
+                Some(KnownJob::Logged(last)) => last.seq,
+            };
+            if shown.is_some_and(|shown| shown.seq > last) {
+                let lacking = "the log lacks events that watchers have seen";
+                return Err(Unavailable(lacking.into()).into());
+            }
             let _permit = self.folds.acquire().await;
-            fold_within(self.hub.source(), job, fold, resize).await
+            fold_until(self.hub.source(), job, last, fold, resize).await?;
+            Ok(None)
         };
-        let Some(last) = timeout(OPEN_WAIT, folding).await.map_err(late)?? else {
-            let queued = self.queue.queued_kind(job).await?;
-            return queued.map(Some).ok_or_else(|| Code::JobNotFound.into());
-        };
-        if shown.is_some_and(|shown| shown.seq > last) {
-            return Err(Unavailable("the log lacks events that watchers have seen".into()).into());
-        }
-        Ok(None)
+        timeout(OPEN_WAIT, folding).await.map_err(late)?
     }
 
     /// A job's state once the job has ended or `wait` has passed.
@@ -365,13 +365,11 @@ impl App {
         job: &JobId,
         wait: Duration,
     ) -> Result<(), Problem> {
-        let after = match self.log.last(job).await? {
-            Some(last) if last.event_type.is_end() => return Ok(()),
-            Some(last) => last.seq,
-            None if self.queue.queued_kind(job).await?.is_none() => {
-                return Err(Code::JobNotFound.into());
-            }
-            None => Seq(0),
+        let after = match self.queue.find(job).await? {
+            None => return Err(Code::JobNotFound.into()),
+            Some(KnownJob::Queued(_)) => Seq(0),
+            Some(KnownJob::Logged(last)) if last.event_type.is_end() => return Ok(()),
+            Some(KnownJob::Logged(last)) => last.seq,
         };
         let watching = async {
             until_ended(client, &self.hub, job, after).await?;

@@ -17,6 +17,7 @@ use super::client_stream::ClientStream;
 use super::counters::{SentBytes, Transport};
 use super::metered::pace::ReadPace;
 use super::output::{EventFraming, OutputQueue};
+use super::slow::SlowPart;
 use super::takeover::TakenStream;
 use super::turn::Turn;
 use super::watches::Released;
@@ -142,6 +143,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         let deadline = *self.blocked_since.get_or_insert(now) + self.write_wait();
         if now >= deadline {
             debug!("the client accepts no data");
+            SlowPart::Output.count();
             return Poll::Ready(Err(Broken));
         }
         self.alarm.set_by(deadline, cx.waker());

@@ -12,6 +12,7 @@ use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES,
     SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES, SUBMITS_BYTES,
+    WRITE_BUFFERS_PART,
 };
 use crate::wire::map_memory;
 
@@ -37,6 +38,8 @@ pub(super) struct Memory {
     streams: Budget,
     /// Events that the Socket.IO library has copied but not written yet.
     sockets: Budget,
+    /// Large write buffers that the Socket.IO library keeps for its clients: a part of `sockets`.
+    pub(super) write_buffers: Budget,
 }
 
 /// The budget for data of one kind. Small data has its own, so that a flood of large data does not
@@ -77,6 +80,7 @@ impl Memory {
         let feeds = clients.within(limit / 2);
         let streams = clients.within(STREAMS_BYTES.min(limit / 4));
         let sockets = clients.within(limit / SOCKETS_PART);
+        let write_buffers = sockets.within(sockets.limit() / WRITE_BUFFERS_PART);
         Self {
             whole,
             reads,
@@ -87,6 +91,7 @@ impl Memory {
             answers,
             streams,
             sockets,
+            write_buffers,
         }
     }
 
@@ -106,6 +111,7 @@ impl Memory {
             .flat_map(|budget| [&budget.small, &budget.large]);
         parts
             .chain([&self.clients, &self.feeds, &self.streams, &self.sockets])
+            .chain([&self.write_buffers])
             .map(Budget::refused)
             .sum()
     }
@@ -270,6 +276,18 @@ mod tests {
         let _clients = memory.clients.reserve(memory.clients.limit()).unwrap();
         memory.streams.reserve(1).unwrap_err();
         assert_eq!(memory.refused(), 1);
+    }
+
+    #[test]
+    fn write_buffers_leave_room_for_events_that_are_being_sent() {
+        let memory = Memory::new(Budget::new(MEMORY_MIN));
+        let sockets = memory.events(Transport::SocketIo);
+        let buffers = &memory.write_buffers;
+        let _held = buffers.reserve(buffers.limit()).unwrap();
+        buffers.reserve(1).unwrap_err();
+        assert_eq!(memory.refused(), 1);
+        assert!(buffers.limit() > 0 && sockets.used() == buffers.limit());
+        sockets.reserve(sockets.limit() / 2).unwrap();
     }
 
     #[test]

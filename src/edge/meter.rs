@@ -8,6 +8,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use super::counters::{SentBytes, Transport};
+use super::slow::SlowPart;
 use super::traffic::Traffic;
 use crate::config::{ANSWER_WAIT, WRITE_WAIT};
 
@@ -25,6 +26,8 @@ struct MeterState {
     is_large: AtomicBool,
     /// Whether the client has sent something since something was written to it.
     has_asked: AtomicBool,
+    /// Whether the client was cut off because it stopped reading.
+    is_unread: AtomicBool,
 }
 
 /// An address as limits count it: an IPv6 address is reduced to its /64 network, which usually
@@ -45,6 +48,7 @@ impl Meter {
             sent,
             is_large: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
+            is_unread: AtomicBool::new(false),
         }))
     }
 
@@ -69,6 +73,13 @@ impl Meter {
             ANSWER_WAIT
         } else {
             WRITE_WAIT
+        }
+    }
+
+    /// Counts, once, that the client has stopped reading for longer.
+    pub(super) fn count_unread(&self) {
+        if !self.0.is_unread.swap(true, Ordering::Relaxed) {
+            SlowPart::Output.count();
         }
     }
 

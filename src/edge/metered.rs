@@ -19,6 +19,7 @@ use self::partial::PartialMessage;
 use super::counters::SentBytes;
 use super::memory::SplitBudget;
 use super::meter::Meter;
+use super::slow::SlowPart;
 use crate::config::READ_AHEAD;
 use crate::fair_slots::FairSlot;
 
@@ -117,10 +118,9 @@ fn limited<R>(
         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
     }
     let timer = timer.get_or_insert_with(|| Box::pin(sleep(meter.write_wait())));
-    timer
-        .as_mut()
-        .poll(cx)
-        .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    ready!(timer.as_mut().poll(cx));
+    meter.count_unread();
+    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
@@ -157,6 +157,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         }
         // Polled after the bytes are added, so that the deadline wakes the reader.
         if read.is_pending() && !self.partial.is_complete(requests) && self.partial.is_late(cx) {
+            SlowPart::Message.count();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -221,6 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_for_the_write_wait_is_cut_off() {
+        let before = SlowPart::Output.ended();
         let (_client, edge) = duplex(10);
         let mut edge = Metered::new(edge, PEER, &bodies(), Arc::default());
         let begun = Instant::now();
@@ -235,6 +237,8 @@ mod tests {
         edge.meter().set_large(true);
         edge.write_all(&[0; 11]).await.unwrap_err();
         assert_eq!(begun.elapsed(), ANSWER_WAIT, "of a large response");
+        // Other tests count, too.
+        assert!(SlowPart::Output.ended() >= before + 2);
     }
 
     /// Accepts bytes, as TLS does until its buffer is full, for a client that reads nothing.
@@ -354,6 +358,7 @@ mod tests {
         let (mut reader, mut writer) = split(Metered::new(edge, PEER, &bodies(), Arc::default()));
         let mut received = vec![0; bytes];
         let begun = Instant::now();
+        let before = pace::read_pauses();
         let burst = bytes / 3;
         reader
             .read_exact(&mut received[..burst])
@@ -375,6 +380,7 @@ mod tests {
             (seconds * 0.9..seconds * 1.2).contains(&took),
             "{took} of {seconds} s"
         );
+        assert!(pace::read_pauses() > before);
         sleep(Duration::from_secs(60)).await;
         client.write_all(&vec![0; burst]).await.unwrap();
         reader
@@ -413,11 +419,13 @@ mod tests {
         edge.read_exact(&mut [0]).await.unwrap();
         assert_eq!(memory.whole.used(), BODIES_BYTES - BODY_MAX);
         let begun = Instant::now();
+        let before = SlowPart::Message.ended();
         let error = connections[1].1.read(&mut [0]).await.unwrap_err();
         assert_eq!(
             (error.kind(), begun.elapsed()),
             (io::ErrorKind::TimedOut, BODY_WAIT)
         );
+        assert!(SlowPart::Message.ended() > before);
     }
 
     #[tokio::test(start_paused = true)]

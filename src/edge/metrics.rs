@@ -14,6 +14,8 @@ use super::app::App;
 use super::counters::Transport;
 use super::describe::OPERATION;
 use super::error::{Problem, refusals};
+use super::http2;
+use super::metered::pace::read_pauses;
 use super::quota::Quota;
 use super::slow::SlowPart;
 use super::thread::EdgeThread;
@@ -57,6 +59,8 @@ pub(super) async fn metrics(
     for part in SlowPart::ALL {
         all.counter(&catalog::EDGE_SLOW, &[part.as_str()], part.ended());
     }
+    all.counter(&catalog::EDGE_READ_PAUSES, &[], read_pauses());
+    all.counter(&catalog::EDGE_HTTP2_FLOODS, &[], http2::floods());
     let report = app.report_cache.of(&app.queue, QUEUE_METRICS_AGE);
     match timeout(QUEUE_METRICS_WAIT, report).await {
         Ok(Ok(report)) => add_queue(&mut all, &report),

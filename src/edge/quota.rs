@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use crate::budget::LimitReached;
 use crate::config::{
-    QUOTA_PROBE_JOBS, QUOTA_RETRY_S, QUOTA_WINDOW, SUBJECT_CONNECTIONS, SUBJECT_JOBS,
-    SUBJECT_JOBS_KEPT, SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
+    QUOTA_PROBE_JOBS, QUOTA_WINDOW, SUBJECT_CONNECTIONS, SUBJECT_JOBS, SUBJECT_JOBS_KEPT,
+    SUBJECT_KEPT, SUBJECT_SUBMITS_PER_S, TICKETS_PER_SUBJECT,
 };
 use crate::fair_slots::FairCount;
 use crate::wire::JobId;
-use crate::wire::limits::TICKET_TTL_MS;
+use crate::wire::limits::{RETRY_AFTER_S, TICKET_TTL_MS};
 
 /// What one subject may do at an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl QuotaReached {
             quota,
             limit,
             window_s: None,
-            retry_s: QUOTA_RETRY_S,
+            retry_s: RETRY_AFTER_S,
         }
     }
 

@@ -1,4 +1,5 @@
-//! Counts the connections that ended because their client was too slow to make a request.
+//! Counts the connections that ended because their client was too slow: to make a request, to complete
+//! a message, or to read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +10,10 @@ pub(super) enum SlowPart {
     Handshake,
     /// The head of a request over HTTP/1 that it had begun.
     Head,
+    /// A message over a WebSocket.
+    Message,
+    /// The reading of what was written to it.
+    Output,
 }
 
 /// How often that happened. It is rare, so all threads share the counters.
@@ -16,13 +21,15 @@ static ENDED: [AtomicU64; SlowPart::ALL.len()] = [const { AtomicU64::new(0) }; S
 
 impl SlowPart {
     /// All of them.
-    pub(super) const ALL: [Self; 2] = [Self::Handshake, Self::Head];
+    pub(super) const ALL: [Self; 4] = [Self::Handshake, Self::Head, Self::Message, Self::Output];
 
     /// Its name in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
             Self::Head => "head",
+            Self::Message => "message",
+            Self::Output => "output",
         }
     }
 

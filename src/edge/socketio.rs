@@ -10,6 +10,7 @@ mod outbox;
 mod poll_answer;
 mod pump;
 mod request;
+mod write_buffer;
 
 use std::future::pending;
 use std::net::IpAddr;

@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::budget::LimitReached;
 use crate::config::{FEED_LINGER, LOOK_TICK, LOOKS_PER_TICK, REREAD_FIRST, REREAD_MAX};
 use crate::fair_slots::FairSlot;
-use crate::source::{EventSource, Replica, SubmitSignal, SubmitSignals};
+use crate::source::{EventSource, KnownJob, Replica, SubmitSignal, SubmitSignals, find_job};
 use crate::wire::JobId;
 
 /// Waits for a job that is not known.
@@ -154,16 +154,18 @@ impl<S: EventSource> Hub<S> {
     /// Looks a job up in the leader's log and the queue, or, once these have answered, in any
     /// replica.
     async fn look_up(&self, id: &JobId, leader_answered: bool) -> Lookup {
-        let from = if leader_answered {
-            Replica::Any
-        } else {
-            Replica::Leader
-        };
-        if let Some(last) = self.source().last(id, from).await? {
-            return Ok(Some(FoundJob::Logged(last)));
+        if leader_answered {
+            let last = self.source().last(id, Replica::Any).await?;
+            return Ok(last.map(FoundJob::Logged));
         }
-        let is_queued = !leader_answered && self.source().is_queued(id).await?;
-        Ok(is_queued.then_some(FoundJob::Submitted))
+        let found = find_job(
+            || self.source().last(id, Replica::Leader),
+            || async { Ok(self.source().is_queued(id).await?.then_some(())) },
+        );
+        Ok(found.await?.map(|found| match found {
+            KnownJob::Logged(last) => FoundJob::Logged(last),
+            KnownJob::Queued(()) => FoundJob::Submitted,
+        }))
     }
 
     /// Whether a replica has events of the job. Repeats failed requests; the caller limits the

@@ -56,11 +56,15 @@ metrics! {
     EDGE_CANCELS: "tailwater_edge_cancels", Counter, None, [], "edge",
         "Accepted requests to cancel a job";
     EDGE_REFUSALS: "tailwater_edge_refusals", Counter, None, ["code"], "edge",
-        "Requests and frames that were refused or failed, by public code";
+        "Requests, frames and WebSocket connections that were refused or failed, by public code";
     EDGE_LIMITED: "tailwater_edge_limited", Counter, None, ["limit"], "edge",
         "Refusals because a client reached a limit of its own: `connections` of its address (`address`), or open `connections`, `submits` per second or `jobs` in flight of its subject";
     EDGE_SLOW: "tailwater_edge_slow_connections", Counter, None, ["part"], "edge",
-        "Connections that were ended because their client took too long to complete its TLS `handshake`, or the `head` of a request over HTTP/1 that it had begun";
+        "Connections that were ended because their client took too long to complete its TLS `handshake`, the `head` of a request over HTTP/1 or a `message` over a WebSocket that it had begun, or to read any of the `output` that was written to it";
+    EDGE_READ_PAUSES: "tailwater_edge_read_pauses", Counter, None, [], "edge",
+        "How often reading from a client paused, because it had sent more than a burst of 2 MiB and 4 MiB per second";
+    EDGE_HTTP2_FLOODS: "tailwater_edge_http2_floods", Counter, None, [], "edge",
+        "Connections over HTTP/2 that were ended because their client only made work, for example by resetting its requests";
     EDGE_MEMORY_LIMIT: "tailwater_edge_memory_limit", Gauge, Bytes, [], "edge",
         "How much memory the edge may hold for its clients";
     EDGE_MEMORY_USED: "tailwater_edge_memory_used", Gauge, Bytes, [], "edge",

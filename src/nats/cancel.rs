@@ -9,7 +9,7 @@ use super::queue::Queue;
 use super::tip::Tip;
 use super::writer::{AppendError, EventWriter};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
-use crate::source::Unavailable;
+use crate::source::{KnownJob, Unavailable, find_job};
 use crate::wire::{Body, EventType, JobId, Seq, Status};
 
 /// The result of a cancel request.
@@ -64,14 +64,12 @@ impl Queue {
             return Ok(Some(CancelOutcome::Undecodable));
         };
         let Some(last) = last else {
-            // A server that wrongly believes that it leads may lack events.
-            if self.log.last(job).await?.is_some() {
-                return Ok(None);
-            }
-            let Some(submission) = self.submission(job).await? else {
-                // Between the two reads, the job may have started, ended and left the queue.
-                let is_logged = self.log.last(job).await?.is_some();
-                return Ok((!is_logged).then_some(CancelOutcome::Unknown));
+            let found = find_job(|| self.log.last(job), || self.submission(job));
+            let submission = match found.await? {
+                None => return Ok(Some(CancelOutcome::Unknown)),
+                // Its first event is new, or a server that wrongly believes that it leads lacked it.
+                Some(KnownJob::Logged(_)) => return Ok(None),
+                Some(KnownJob::Queued(submission)) => submission,
             };
             // The job was submitted and its first event is still in flight. Every process writes
             // the same first event. An input that does not fit into the log (another program

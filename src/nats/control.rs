@@ -100,15 +100,20 @@ impl Queue {
     /// Asks the job's owner whether this attempt is alive. A worker that is dead, frozen,
     /// disconnected, or does not implement the question, does not answer.
     pub async fn is_owner_alive(&self, job: &JobId, attempt: u32) -> bool {
+        self.living_attempt(job).await == Some(attempt)
+    }
+
+    /// The attempt that is alive according to the job's owner, if it answers.
+    pub(super) async fn living_attempt(&self, job: &JobId) -> Option<u32> {
         let nats = &self.log.nats;
         let question = Request::new().inbox(nats.names.alive(job));
         let answer = nats.work.send_request(nats.names.control(job), question);
         // Without a subscriber the broker reports that at once.
         let Ok(Ok(message)) = timeout(OWNER_ANSWER_WAIT, answer).await else {
-            return false;
+            return None;
         };
-        serde_json::from_slice(&message.payload)
-            .is_ok_and(|answer: OwnerAnswer| answer.attempt == attempt)
+        let answer: OwnerAnswer = serde_json::from_slice(&message.payload).ok()?;
+        Some(answer.attempt)
     }
 
     /// Whether this process reconnected to the broker a moment ago. Other processes may still be

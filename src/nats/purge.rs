@@ -22,7 +22,7 @@ use super::queue::Queue;
 use super::ready::{answers, subscribe_confirmed};
 use super::tip::Tip;
 use crate::config::PURGE_AGAIN;
-use crate::source::Unavailable;
+use crate::source::{KnownJob, Unavailable, find_job};
 use crate::wire::JobId;
 
 /// The result of a purge.
@@ -60,22 +60,17 @@ impl Queue {
     /// [`Unavailable`]. Repeating it completes a purge that failed.
     pub async fn purge(&self, job: &JobId) -> Result<PurgeOutcome, Unavailable> {
         let names = &self.log.nats.names;
-        let tip = self.log.proven_tip(job).await?;
-        let has_log = !matches!(tip, Tip::At { fence: 0, .. });
-        let last = match &tip {
-            Tip::At { last, .. } => last.as_ref(),
-            Tip::Undecodable => None,
-        };
-        let is_ended = last.is_some_and(|last| last.event_type.is_end());
-        if !is_ended {
-            // Asked after the log: a job that ends in between has left the queue because it ended.
-            let is_queued = self.queued_kind(job).await?.is_some();
-            // The queue may have lost a job that runs: it was emptied, or restored from a backup.
-            let attempt = last.map_or(0, |last| last.attempt);
-            if is_queued || attempt > 0 && self.is_owner_alive(job, attempt).await {
-                return Ok(PurgeOutcome::NotEnded);
+        let found = find_job(|| self.tip_of_messages(job), || self.queued_kind(job));
+        let has_log = match found.await? {
+            None => false,
+            Some(KnownJob::Queued(_)) => return Ok(PurgeOutcome::NotEnded),
+            Some(KnownJob::Logged(tip)) => {
+                if self.may_continue(job, &tip).await? {
+                    return Ok(PurgeOutcome::NotEnded);
+                }
+                true
             }
-        }
+        };
         let mut removed = 0;
         // Without a log, another process may be submitting the job at this moment.
         if has_log {
@@ -98,6 +93,38 @@ impl Queue {
         self.remove_segments(job).await?;
         self.send_purged(job).await?;
         Ok(PurgeOutcome::Purged)
+    }
+
+    /// The end of a log; `None` if it has no messages.
+    async fn tip_of_messages(&self, job: &JobId) -> Result<Option<Tip>, Unavailable> {
+        let tip = self.log.proven_tip(job).await?;
+        let is_empty = matches!(tip, Tip::At { fence: 0, .. });
+        Ok((!is_empty).then_some(tip))
+    }
+
+    /// Whether a job with this end of its log waits in the queue, or may be run by a worker.
+    async fn may_continue(&self, job: &JobId, tip: &Tip) -> Result<bool, Unavailable> {
+        if let Tip::At {
+            last: Some(last), ..
+        } = tip
+            && last.event_type.is_end()
+        {
+            return Ok(false);
+        }
+        // Asked after the log: a job that ends in between has left the queue because it ended.
+        if self.queued_kind(job).await?.is_some() {
+            return Ok(true);
+        }
+        // The queue may have lost a job that runs: it was emptied, or restored from a backup.
+        Ok(match tip {
+            Tip::At {
+                last: Some(last), ..
+            } => last.attempt > 0 && self.is_owner_alive(job, last.attempt).await,
+            // No attempt has begun.
+            Tip::At { last: None, .. } => false,
+            // The log does not show which attempt is the last one.
+            Tip::Undecodable => self.living_attempt(job).await.is_some(),
+        })
     }
 
     /// Whether the queue has removed a job that it delivered: it has ended, or was purged.

@@ -9,8 +9,8 @@ use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
 use super::writer::{AppendError, EventWriter};
 use crate::runtime::LazyTimer;
-use crate::source::Unavailable;
-use crate::wire::{EventType, JobId, Kind, Submission};
+use crate::source::{KnownJob, Unavailable, find_job};
+use crate::wire::{EventType, JobId, Kind, Stored, Submission};
 
 /// The work queue, with the logs of its jobs.
 #[derive(Clone, Debug)]
@@ -127,21 +127,29 @@ impl Queue {
         Ok(Some(same_or_other(is_same)))
     }
 
-    /// As [`Self::known_to_log`], but also looks the id up in the queue when the log has no event.
+    /// As [`Self::known_to_log`], but also finds a job whose log has no event yet.
     pub(super) async fn known(
         &self,
         job: &JobId,
         submission: &Submission,
     ) -> Result<Option<SubmitOutcome>, Unavailable> {
-        if let Some(known) = self.known_to_log(job, submission).await? {
-            return Ok(Some(known));
-        }
-        if let Some(queued) = self.log.queued(job).await? {
-            let is_same = queued == QueuedJob::new(job, submission);
-            return Ok(Some(same_or_other(is_same)));
-        }
-        // Between the two reads, the job may have got its first event, ended and left the queue.
-        self.known_to_log(job, submission).await
+        let found = find_job(
+            || self.known_to_log(job, submission),
+            || self.log.queued(job),
+        );
+        Ok(found.await?.map(|found| match found {
+            KnownJob::Logged(outcome) => outcome,
+            KnownJob::Queued(queued) => same_or_other(queued == QueuedJob::new(job, submission)),
+        }))
+    }
+
+    /// Finds a job: its last event, or its kind while its log has no event. `None` if it does not
+    /// exist.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn find(&self, job: &JobId) -> Result<Option<KnownJob<Stored, Kind>>, Unavailable> {
+        find_job(|| self.log.last(job), || self.queued_kind(job)).await
     }
 
     /// Whether a server that leads the queue, or believes that it does, has the job in it.

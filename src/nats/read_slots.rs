@@ -4,11 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 
 use super::mailbox::{NoMail, mailbox};
-use crate::budget::{Budget, Reservation};
-use crate::config::READ_BUDGET_PAUSE;
+use crate::budget::Budget;
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
@@ -59,7 +57,7 @@ impl ReadSlots {
             self.tasks.spawn(async move {
                 let started = async {
                     let taken = free.acquire_many_owned(slots).await.ok()?;
-                    Some((taken, reserve(&budget, bytes).await))
+                    Some((taken, budget.reserve_in_turn(bytes).await))
                 };
                 let started = tokio::select! {
                     biased;
@@ -80,16 +78,6 @@ impl ReadSlots {
                 Err(NoMail::Expired) => {}
                 Err(NoMail::Closed) => return Err(Unavailable("a read was interrupted".into())),
             }
-        }
-    }
-}
-
-/// Waits for room.
-async fn reserve(budget: &Budget, bytes: usize) -> Reservation {
-    loop {
-        match budget.reserve(bytes.min(budget.limit())) {
-            Ok(reservation) => return reservation,
-            Err(_) => sleep(READ_BUDGET_PAUSE).await,
         }
     }
 }

@@ -37,28 +37,28 @@ pub async fn fold<S: EventSource>(
     source: &S,
     job: &JobId,
 ) -> Result<Option<JobState>, Unavailable> {
-    let mut state = JobState::new(job.clone());
-    let last = fold_within(source, job, &mut state, |_| Ok::<_, Unavailable>(())).await?;
-    Ok(last.map(|_| state))
-}
-
-/// Folds the log of a job up to its last event when the call begins, and returns the number of that
-/// event; `None` if there is no event. `resize` gets the size of `fold` in bytes after each event
-/// and may refuse it.
-///
-/// # Errors
-/// [`Unavailable`] if the leader does not answer, and what `resize` returns. A lagging replica is
-/// read again: limit the time of the call.
-pub async fn fold_within<S: EventSource, E: From<Unavailable>>(
-    source: &S,
-    job: &JobId,
-    fold: &mut impl LogFold,
-    mut resize: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Option<Seq>, E> {
     let Some(last) = source.last(job, Replica::Leader).await? else {
         return Ok(None);
     };
-    let mut reading = LogReading::new(Seq::FIRST, None, last.seq);
+    let mut state = JobState::new(job.clone());
+    let resize = |_| Ok::<_, Unavailable>(());
+    fold_until(source, job, last.seq, &mut state, resize).await?;
+    Ok(Some(state))
+}
+
+/// Folds the log of a job up to its last event, whose number the leader returned. `resize` gets the
+/// size of `fold` in bytes after each event and may refuse it.
+///
+/// # Errors
+/// What `resize` returns. A lagging replica is read again: limit the time of the call.
+pub async fn fold_until<S: EventSource, E>(
+    source: &S,
+    job: &JobId,
+    last: Seq,
+    fold: &mut impl LogFold,
+    mut resize: impl FnMut(usize) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut reading = LogReading::new(Seq::FIRST, None, last);
     let mut next = Seq::FIRST;
     while let Some(events) = reading.next(source, job).await {
         for event in events {
@@ -70,8 +70,8 @@ pub async fn fold_within<S: EventSource, E: From<Unavailable>>(
             resize(fold.size())?;
         }
     }
-    if next <= last.seq {
-        fold.missing(next, last.seq);
+    if next <= last {
+        fold.missing(next, last);
     }
-    Ok(Some(last.seq))
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod chain;
 mod fold;
+mod lookup;
 #[cfg(test)]
 pub(crate) mod memory;
 mod reading;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 pub use chain::{Chain, LiveChain, LiveCopy, MessageClass};
-pub use fold::{LogFold, fold, fold_within};
+pub use fold::{LogFold, fold, fold_until};
+pub use lookup::{KnownJob, find_job};
 pub use reading::LogReading;
 pub use refill::{Refill, Refilled};
 

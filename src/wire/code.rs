@@ -1,5 +1,10 @@
 //! The table of public codes: HTTP status, close code and advice for every error.
 
+use super::limits::RETRY_AFTER_S;
+
+/// The close code that means "try again later".
+const TRY_AGAIN_LATER: u16 = 1013;
+
 /// The public description of a [`Code`].
 #[derive(Clone, Copy, Debug)]
 pub struct CodeInfo {
@@ -137,6 +142,30 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         self.info().code
     }
+
+    /// In how many seconds the same request may succeed; `None` if it will not.
+    pub const fn retry_after_s(self) -> Option<u64> {
+        if self.info().retry {
+            Some(RETRY_AFTER_S)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a connection that it ends should be opened again, but not at once.
+    pub const fn is_try_again_later(self) -> bool {
+        matches!(self.info().close, Some(TRY_AGAIN_LATER))
+    }
+
+    /// The reason of the close that it causes: its name and, with 1013, in how many seconds to come
+    /// back.
+    pub fn close_reason(self) -> String {
+        let name = self.as_str();
+        match self.retry_after_s() {
+            Some(seconds) if self.is_try_again_later() => format!("{name}; retry_after={seconds}"),
+            Some(_) | None => name.to_owned(),
+        }
+    }
 }
 
 /// Whether a client should reconnect after a close with `code`. 1006 means that the connection was
@@ -174,5 +203,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_close_with_try_again_later_says_when() {
+        let mut later = Vec::new();
+        for code in Code::ALL.iter().copied() {
+            let name = code.as_str();
+            let reason = code.close_reason();
+            if code.info().close == Some(1013) {
+                assert_eq!(reason, format!("{name}; retry_after=1"));
+                later.push(name);
+            } else {
+                assert_eq!(reason, name);
+            }
+            // A close frame has room for 123 bytes of text.
+            assert!(reason.len() <= 123, "{reason}");
+        }
+        assert_eq!(later, ["rate_limited", "overloaded", "unavailable"]);
     }
 }

@@ -37,6 +37,9 @@ pub const TOKEN_MAX: usize = 16 * 1024;
 /// How long a WebSocket or Socket.IO client without a token may take to send one, in milliseconds.
 /// A browser page may have to fetch it first.
 pub const AUTH_WAIT_MS: u64 = 10_000;
+/// After how many seconds a client that was refused for now should try again: a limit is free again
+/// whenever a connection, a request or a job ends, rates are per second, and an election takes seconds.
+pub const RETRY_AFTER_S: u64 = 1;
 /// How long before its token expires a connection is told, in milliseconds: enough for a client to
 /// fetch a new token, even if its first attempt fails.
 pub const EXPIRY_NOTICE_MS: u64 = 30_000;

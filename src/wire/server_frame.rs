@@ -110,6 +110,9 @@ pub enum ServerFrame {
         /// may have started although it failed; repeat the `submit` with this `id`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job: Option<String>,
+        /// In how many seconds the same request may succeed; absent if it will not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
     },
 }
 
@@ -129,6 +132,7 @@ impl ServerFrame {
             message: message.into(),
             reference,
             job,
+            retry_after: code.retry_after_s(),
         }
     }
 
@@ -166,6 +170,7 @@ mod tests {
             reference: None,
             job: Some("x".into()),
         };
+        let later = ServerFrame::error(Code::Overloaded, "no", RequestRef::default());
         for (frame, expected) in [
             (
                 ServerFrame::Missing {
@@ -215,6 +220,10 @@ mod tests {
             (
                 ServerFrame::error(Code::BadJson, "no", request),
                 json!({"op": "error", "code": "bad_json", "message": "no", "job": "x"}),
+            ),
+            (
+                later,
+                json!({"op": "error", "code": "overloaded", "message": "no", "retry_after": 1}),
             ),
         ] {
             let json: Value = serde_json::from_str(&frame.to_json()).unwrap();

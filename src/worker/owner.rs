@@ -40,8 +40,8 @@ pub(super) async fn is_owned(queue: &Queue, job: &JobId, last: &Stored) -> bool 
     }
 }
 
-/// Notifies `look` of the control signals of a job that this worker owns, and answers questions
-/// whether this attempt is alive.
+/// Answers questions whether this attempt is alive, and notifies `look` of all control signals of a
+/// job that this worker owns.
 pub(super) async fn answer_questions(
     log: &Log,
     mut control: Control,
@@ -52,32 +52,35 @@ pub(super) async fn answer_questions(
     let mut answers = FuturesUnordered::new();
     loop {
         tokio::select! {
-            signal = control.next() => {
-                look.notify_one();
-                if let ControlSignal::Question(question) = signal
-                    && answers.len() < OWNER_ANSWERS_MAX
-                {
-                    answers.push(answer(log, question, held, attempt));
+            signal = control.next() => match signal {
+                ControlSignal::Question(question) if answers.len() < OWNER_ANSWERS_MAX => {
+                    answers.push(answer(log, question, held, attempt, look));
                 }
-            }
+                ControlSignal::Question(_) | ControlSignal::Look => look.notify_one(),
+            },
             Some(()) = answers.next() => {}
         }
     }
 }
 
 /// Answers if the log shows that this attempt owns the job: a worker that was frozen may have
-/// lost it.
-async fn answer(log: &Log, question: Question, held: &HeldJob, attempt: u32) {
-    let Ok(Tip::At {
-        last: Some(last), ..
-    }) = log.tip(&held.delivery().job).await
-    else {
-        return;
+/// lost it. Then looks at the log, which may end the attempt.
+async fn answer(log: &Log, question: Question, held: &HeldJob, attempt: u32, look: &Notify) {
+    let is_owner = match log.tip(&held.delivery().job).await {
+        Ok(Tip::At {
+            last: Some(last), ..
+        }) => {
+            let is_over = last.event_type == EventType::Retrying || last.event_type.is_end();
+            last.attempt == attempt && !is_over
+        }
+        // The log shows no owner, and this attempt still runs.
+        Ok(Tip::Undecodable) => true,
+        Ok(Tip::At { last: None, .. }) | Err(_) => false,
     };
-    let over = last.event_type == EventType::Retrying || last.event_type.is_end();
-    if last.attempt == attempt && !over {
+    if is_owner {
         question.answer(attempt).await;
         // The queue did not hear from this worker in time.
         held.report_now();
     }
+    look.notify_one();
 }

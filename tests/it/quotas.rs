@@ -6,7 +6,7 @@ use crate::support::http::{exchange, get, metric};
 use crate::support::sse::Sse;
 use crate::support::system::{Edge, System, words};
 use crate::support::tokens::{Sends, TokenClient, TokenSocket, bearer, keys, token};
-use crate::support::until;
+use crate::support::{assert_fields, until};
 
 /// An edge that checks tokens, with these limits of each subject.
 async fn edge(system: &System, limits: SubjectLimits) -> Edge {
@@ -46,9 +46,12 @@ fn assert_limited(head: &str, policy: &str, limit: &str) {
 /// How often clients reached a limit, as the edge reports it. All edges of this process count
 /// together.
 async fn reached(edge: &Edge, limit: &str) -> f64 {
+    counted(edge, &format!("limited_total{{limit=\"{limit}\"}}")).await
+}
+
+async fn counted(edge: &Edge, name: &str) -> f64 {
     let own = bearer(&everything("observer"));
-    let name = format!("tailwater_edge_limited_total{{limit=\"{limit}\"}}");
-    metric(&edge.addr, &own, &name).await
+    metric(&edge.addr, &own, &format!("tailwater_edge_{name}")).await
 }
 
 #[tokio::test]
@@ -60,6 +63,8 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     };
     let edge = edge(&system, limits).await;
     let before = reached(&edge, "connections").await;
+    let refusals = "refusals_total{code=\"rate_limited\"}";
+    let refused_before = counted(&edge, refusals).await;
     let a = everything("a");
     let b = everything("b");
     let path = "/api/jobs/later/events";
@@ -70,19 +75,27 @@ async fn a_subject_with_too_many_streams_is_refused_on_every_transport() {
     assert_eq!(stream.status, 200);
     for sends in [Sends::Header, Sends::Subprotocol, Sends::Frame] {
         let mut refused = TokenClient::connect(&edge.addr, sends, &a).await.unwrap();
-        assert_eq!(refused.closed().await, "1013 rate_limited", "{sends:?}");
+        let error = refused.frame().await.unwrap();
+        assert_fields!(error, {"op": "error", "code": "rate_limited", "retry_after": 1});
+        let closed = refused.closed().await;
+        assert_eq!(closed, "1013 rate_limited; retry_after=1", "{sends:?}");
     }
     let mut refused = TokenSocket::join(&edge.addr, Sends::Frame, &a)
         .await
         .unwrap();
     let packets = refused.rest().await;
+    let error = packets
+        .iter()
+        .find(|packet| packet.contains("rate_limited"));
+    let error = error.unwrap_or_else(|| panic!("{packets:?}"));
     assert!(
-        packets.join("\n").contains("\"rate_limited\""),
-        "{packets:?}"
+        error.starts_with(r#"42["tailwater:error""#) && error.contains(r#""retry_after":1"#),
+        "{error}"
     );
     let (head, _) = get(&edge.addr, path, &bearer(&a)).await;
     assert_limited(&head, r#""connections";q=2"#, r#""connections";r=0;t=1"#);
     assert!(reached(&edge, "connections").await >= before + 5.0);
+    assert!(counted(&edge, refusals).await >= refused_before + 5.0);
     // Requests that are not streams go on, and so do other subjects.
     let (head, _) = get(&edge.addr, "/api/jobs", &bearer(&a)).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

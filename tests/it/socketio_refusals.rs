@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tailwater::wire::{Body, Channel, Submission};
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get, refused, stats};
@@ -230,5 +231,37 @@ async fn an_oversized_post_is_refused_and_ends_its_session() {
         (stats(&edge.addr, "/api/socketio/stats").await["connected"] == 0).then_some(())
     })
     .await;
+    system.end().await;
+}
+
+/// The library keeps a buffer for each connection that is as large as the largest event. In the
+/// smallest memory there is room for two of these.
+#[tokio::test]
+async fn a_client_gets_a_large_event_whose_buffer_finds_no_room_before_it_is_disconnected() {
+    let system = System::on(Broker::shared_one()).await;
+    let (_edge, addr) = system.edge_process(&["--memory", "64MiB"]).await;
+    let submission = Submission::new("demo".parse().unwrap(), Value::Null);
+    let job = system.submit_with("large", submission).await;
+    let large = Body::Chunk {
+        text: "x".repeat(800_000),
+        channel: Channel::Output,
+    };
+    let mut writer = system.writer(&job, 1).await;
+    writer.append(large).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::join(&addr).await;
+        raw.ask(1, "watch", &json!({"job": "large"})).await;
+        while raw.event().await.0 != "model:chunk:v1" {}
+        clients.push(raw);
+    }
+    let mut over_budget = clients.split_off(2);
+    for raw in &mut over_budget {
+        while raw.next().await.is_some() {}
+    }
+    for raw in &mut clients {
+        let answer = raw.ask(2, "unwatch", &json!({"job": "large"})).await;
+        assert_eq!(answer["op"], "unwatched");
+    }
     system.end().await;
 }

@@ -116,6 +116,7 @@ fn each_library_is_named_in_one_folder_only() {
             "socketioxide::",
             "hyper::",
             "hyper_util::",
+            "h2::",
             "utoipa::",
         ],
     );

@@ -79,6 +79,17 @@ impl Secured {
         }
     }
 
+    /// The value of a metric, which all edges of this process count together.
+    async fn counted(&self, name: &str) -> f64 {
+        let builder = http2::Builder::new(TokioExecutor::new());
+        let client = Box::pin(self.http2(&builder)).await;
+        let text = whole(client.send("GET", "/metrics", "").await.unwrap()).await;
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        value.parse().unwrap()
+    }
+
     /// The certificate that a new client gets.
     async fn certificate(&self) -> CertificateDer<'static> {
         let stream = self.connect("http/1.1").await;
@@ -362,11 +373,14 @@ const CALM: u32 = 11;
 #[tokio::test]
 async fn an_http_2_client_that_only_resets_requests_is_disconnected() {
     let secured = Secured::start().await;
+    let floods = async || secured.counted("tailwater_edge_http2_floods_total").await;
+    let before = floods().await;
     let resets = |stream: u32| {
         let cancel = 8_u32.to_be_bytes();
         [headers(stream), frame(3, 0, stream, &cancel)].concat()
     };
     assert_eq!(goaway(&secured, resets).await, Some(CALM));
+    until("the flood to be counted", async || floods().await > before).await;
     // Headers that never end.
     let endless = |stream: u32| match stream {
         1 => frame(1, 0, 1, &[0x82, 0x87]),
@@ -386,6 +400,8 @@ async fn an_http_2_client_that_reads_nothing_is_disconnected() {
         .submit("large", words(60_000, 1_000_000, 1))
         .await;
     secured.system.ended(&job).await;
+    let unread = r#"tailwater_edge_slow_connections_total{part="output"}"#;
+    let before = secured.counted(unread).await;
     let mut limits = http2::Builder::new(TokioExecutor::new());
     limits.initial_stream_window_size(1000);
     let client = secured.http2(&limits).await;
@@ -401,6 +417,7 @@ async fn an_http_2_client_that_reads_nothing_is_disconnected() {
     })
     .await;
     assert_within(since, Duration::from_secs(20));
+    assert!(secured.counted(unread).await > before);
     drop(response);
     secured.system.end().await;
 }

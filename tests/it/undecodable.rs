@@ -1,16 +1,22 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use serde_json::json;
 use tailwater::backend::demo::Demo;
 use tailwater::config::{PAGE, UNDECODABLE_MAX};
 use tailwater::nats::CancelOutcome;
 use tailwater::wire::{JobId, Status};
 use tailwater::worker::WorkerSettings;
+use tokio::sync::Notify;
 
+use crate::support::backends::TwoWords;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
+use crate::support::http::{http, refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
+use crate::support::until;
 
 on_one_and_three!(
     a_running_job_continues_after_undecodable_messages,
@@ -125,5 +131,30 @@ async fn a_job_under_too_many_undecodable_messages_is_reported_and_leaves_the_qu
     };
     system.worker(Demo, few).await;
     system.queue_is_empty().await;
+    system.end().await;
+}
+
+/// The queue has lost the job, and its log does not show which attempt is the last one.
+#[tokio::test]
+async fn a_running_job_under_too_many_undecodable_messages_is_not_purged() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let slow = |settings: &mut WorkerSettings| settings.ack_wait = Duration::from_secs(600);
+    system.worker(TwoWords(Arc::new(Notify::new())), slow).await;
+    let job = system.submit("buried", json!(null)).await;
+    system.reaches("buried", 3).await;
+    let names = system.names();
+    let queued = names.queued_of_any_kind(&job);
+    system.remove(&names.jobs_stream(), &queued).await;
+    spoil(&system, &job, UNDECODABLE_MAX + 1).await;
+    let purge = "DELETE /api/jobs/buried";
+    // The question makes the worker look at the log, and give the job up.
+    refused(&edge, purge, "", 409, "job_not_ended").await;
+    until("a purge", async || {
+        let (status, _, _) = http(&edge, "DELETE", "/api/jobs/buried", "", b"").await;
+        status == 204
+    })
+    .await;
+    refused(&edge, purge, "", 404, "job_not_found").await;
     system.end().await;
 }

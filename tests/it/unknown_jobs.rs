@@ -5,6 +5,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::json;
 use tailwater::nats::{CancelOutcome, Features, Log, Nats, Queue, QueueUsage, SubmitOutcome};
+use tailwater::source::KnownJob;
 use tailwater::wire::{JobId, Submission};
 use tokio::time::Duration;
 
@@ -146,4 +147,14 @@ async fn a_job_that_ends_while_it_is_submitted_to_a_full_queue_is_found() {
     let submit = async |queue: &Queue| queue.submit_if_room(&job, &input, &full).await.unwrap();
     let found = Box::pin(found_while_it_runs(&job, &input, 1, submit)).await;
     assert_eq!(found, SubmitOutcome::Same);
+}
+
+#[tokio::test]
+async fn a_job_that_ends_while_it_is_looked_up_is_found_in_the_log() {
+    let job = "short".parse().unwrap();
+    let input = Submission::new("demo".parse().unwrap(), words(1, 0, 1));
+    let find = async |queue: &Queue| queue.find(&job).await.unwrap();
+    let found = Box::pin(found_while_it_runs(&job, &input, 1, find)).await;
+    let is_ended = matches!(&found, Some(KnownJob::Logged(last)) if last.event_type.is_end());
+    assert!(is_ended, "{found:?}");
 }

@@ -537,6 +537,10 @@ export type ServerFrame =
        * The `ref` of the client's frame.
        */
       ref?: string | null;
+      /**
+       * In how many seconds the same request may succeed; absent if it will not.
+       */
+      retry_after?: number | null;
     };
 /**
  * What a job is doing.

@@ -12,7 +12,8 @@ use crate::edge::error::Problem;
 use crate::edge::jobs::SubmitRequest;
 use crate::nats::Reader;
 use crate::session::Session;
-use crate::wire::{Code, JobId, Kind, Seq, Start, Submission, WatchTokenTerms};
+use crate::source::KnownJob;
+use crate::wire::{Code, JobId, Seq, Start, Submission, WatchTokenTerms};
 
 /// How often a submission is tried again because another one was faster.
 const TRIES: usize = 5;
@@ -92,10 +93,11 @@ impl TurnRequest {
         };
         let _slot = self.app.shared.requests().acquire(self.from)?;
         let look = |job: JobId| async move {
-            match self.app.log.last(&job).await? {
-                Some(last) => Ok::<_, Problem>(Some(!last.event_type.is_end())),
-                None => Ok(self.app.queue.queued_kind(&job).await?.map(|_: Kind| true)),
-            }
+            let found = self.app.queue.find(&job).await?;
+            Ok::<_, Problem>(found.map(|found| match found {
+                KnownJob::Logged(last) => !last.event_type.is_end(),
+                KnownJob::Queued(_) => true,
+            }))
         };
         turns.last(unix_ms(), look).await
     }

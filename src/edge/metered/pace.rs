@@ -2,12 +2,21 @@
 //! its burst is read slowly. Writes are not affected.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::{READ_AHEAD, READ_BURST, READ_RATE};
+
+/// How often reading paused. That is rare, so all threads share the counter.
+static PAUSES: AtomicU64 = AtomicU64::new(0);
+
+/// How often reading from a client paused since the process started.
+pub(in crate::edge) fn read_pauses() -> u64 {
+    PAUSES.load(Ordering::Relaxed)
+}
 
 /// The allowance of one connection: [`READ_BURST`] at once, and [`READ_RATE`] a second beyond that.
 #[derive(Debug)]
@@ -51,6 +60,7 @@ impl ReadPace {
             if self.remaining <= 0 {
                 let lacking = u64::try_from(LEAST - self.remaining).unwrap_or_default();
                 let wait = Duration::from_micros(lacking * 1_000_000 / READ_RATE.unsigned_abs());
+                PAUSES.fetch_add(1, Ordering::Relaxed);
                 self.wait = Some(Box::pin(sleep(wait)));
             }
         }

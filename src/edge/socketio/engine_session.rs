@@ -16,6 +16,7 @@ use super::handshake::Handshake;
 use super::request::{EmittedRequest, JoinRequest};
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
 use crate::edge::access::Access;
+use crate::edge::error::count_refusal;
 use crate::edge::memory::SplitReservation;
 use crate::edge::traffic::Traffic;
 use crate::fair_slots::FairSlot;
@@ -128,7 +129,7 @@ impl EngineSession {
             .and_then(|host| host.reserve_to_queue(&mut request))
             .filter(|_| queued <= ASKED_BYTES_MAX);
         let (Some(reservation), Some(requests)) = (reservation, self.requests.get()) else {
-            return self.traffic.cut();
+            return self.cut_off();
         };
         if requests
             .try_send(QueuedRequest {
@@ -138,8 +139,14 @@ impl EngineSession {
             })
             .is_err()
         {
-            self.traffic.cut();
+            self.cut_off();
         }
+    }
+
+    /// Cuts off a client that sent more requests than may be queued.
+    fn cut_off(&self) {
+        count_refusal(Code::TooManyRequests);
+        self.traffic.cut();
     }
 
     /// Records that a request of this size left the queue.

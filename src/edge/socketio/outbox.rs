@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::event::{FrameEvent, name_of};
 use super::in_flight::InFlight;
+use super::write_buffer::WriteBuffer;
 use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
 use crate::edge::access::TokenEvent;
 use crate::edge::traffic::Traffic;
@@ -50,6 +51,7 @@ pub(super) struct Outbox {
     /// Whether the others were dropped until the client accepts more.
     is_released: bool,
     in_flight: InFlight,
+    buffer: WriteBuffer,
     turn: Turn,
     /// When the client last received something while something was in flight.
     last_progress: Instant,
@@ -58,13 +60,14 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(buffer: WriteBuffer) -> Self {
         Self {
             replies: VecDeque::new(),
             events: VecDeque::new(),
             queued: (0, None),
             is_released: false,
             in_flight: InFlight::default(),
+            buffer,
             turn: Turn::default(),
             last_progress: Instant::now(),
             is_full: false,
@@ -136,6 +139,11 @@ impl Outbox {
         !self.events.is_empty() || !self.replies.is_empty()
     }
 
+    /// Whether everything is sent, and the library's write buffer found no room in the memory budget.
+    pub(super) fn is_over_budget(&self) -> bool {
+        !self.buffer.is_counted() && self.in_flight.is_empty() && !self.waits()
+    }
+
     /// Since when nothing in flight was sent to the client.
     pub(super) fn stalled_since(&self) -> Option<Instant> {
         (!self.in_flight.is_empty()).then_some(self.last_progress)
@@ -187,6 +195,9 @@ impl Outbox {
                         self.queued = (self.queued.0 + 1, position);
                     }
                     self.in_flight.add(size);
+                    if transport == TransportType::Websocket {
+                        self.buffer.hold(size);
+                    }
                     self.turn.count(size);
                 }
                 Emitted::Full(packet) => {

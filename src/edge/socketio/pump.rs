@@ -13,6 +13,7 @@ use tracing::{Instrument as _, debug, info_span};
 use super::engine_session::{EngineSession, Host, QueuedRequest};
 use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
+use super::write_buffer::WriteBuffer;
 use crate::config::{ANSWER_WAIT, CLOSE_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
@@ -21,6 +22,8 @@ use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
 use crate::edge::memory::SplitReservation;
+use crate::edge::slow::SlowPart;
+use crate::edge::traffic::Traffic;
 use crate::edge::watches::{Outgoing, Released};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
@@ -90,6 +93,9 @@ enum PumpEnd {
     SocketBroken,
     /// The client has stopped reading.
     Stalled,
+    /// The library's write buffer has become so large that there is no room for it. It is freed with
+    /// the connection; the client connects again, and resumes after the event.
+    OverBudget,
     /// The edge stops.
     Stopping,
     /// The client sent more requests than may be queued.
@@ -114,10 +120,11 @@ impl Pump {
         access: Access,
     ) -> Self {
         let transport = Transport::SocketIo;
+        let buffer = WriteBuffer::new(&app.shared.memory().write_buffers);
         Self {
             slot: app.clients.enter(),
             client: ConnectedClient::new(Arc::clone(&app), transport, session.client, Some(access)),
-            outbox: Outbox::new(),
+            outbox: Outbox::new(buffer),
             room_since: None,
             app,
             socket,
@@ -142,8 +149,14 @@ impl Pump {
             }
         };
         debug!(?end, "disconnected");
-        if let PumpEnd::NotAdmitted(code) = end {
-            self.dismiss(code).await;
+        match end {
+            PumpEnd::NotAdmitted(code) => self.dismiss(code).await,
+            PumpEnd::Stalled => SlowPart::Output.count(),
+            PumpEnd::OverBudget => linger(&self.session.traffic).await,
+            PumpEnd::Disconnected
+            | PumpEnd::SocketBroken
+            | PumpEnd::Stopping
+            | PumpEnd::Flooding => {}
         }
         // If the library closed the socket, the client would not reconnect.
         self.session.traffic.cut();
@@ -159,6 +172,9 @@ impl Pump {
         }
         if traffic.is_cut() {
             return Err(PumpEnd::Flooding);
+        }
+        if self.outbox.is_over_budget() {
+            return Err(PumpEnd::OverBudget);
         }
         let stalled_since = self.outbox.stalled_since();
         let taken_at = stalled_since.unwrap_or_else(Instant::now);
@@ -213,8 +229,7 @@ impl Pump {
         if is_sent && !code.info().retry {
             let _ = self.socket.clone().disconnect();
         }
-        // Cutting the connection at once would lose the packets.
-        let _ = timeout(CLOSE_WAIT, self.session.traffic.when_cut()).await;
+        linger(&self.session.traffic).await;
     }
 
     fn handle(&mut self, request: QueuedRequest) {
@@ -248,4 +263,9 @@ impl Pump {
             self.outbox.reply(answer, reply_to);
         }
     }
+}
+
+/// Waits a moment. Cutting the connection at once would lose packets that are on their way.
+async fn linger(traffic: &Traffic) {
+    let _ = timeout(CLOSE_WAIT, traffic.when_cut()).await;
 }

@@ -309,6 +309,7 @@ mod tests {
     use crate::edge::alarm::Alarms;
     use crate::edge::counters::{Counters, Transport};
     use crate::edge::drain::Clients;
+    use crate::edge::slow::SlowPart;
     use crate::hub::Hub;
     use crate::runtime::Tasks;
     use crate::source::memory::{MemoryLog, chunk, job};
@@ -624,6 +625,7 @@ mod tests {
     async fn a_client_that_accepts_nothing_holds_no_room_and_is_cut_off_in_time() {
         let sample = MemoryLog::default().append(&job(), chunk("x".repeat(500)));
         let overhead = sample.sse_chunk().len() - 500 + http_chunk(&hello()).len();
+        let before = SlowPart::Output.ended();
         for first in [SOCKET, SOCKET - overhead] {
             let memory = MemoryLog::default();
             memory.append(&job(), chunk("x".repeat(first)));
@@ -640,6 +642,8 @@ mod tests {
             let cut = client.socket.write_u8(0).await;
             assert!(cut.is_err(), "{first}");
         }
+        // Other tests count, too.
+        assert!(SlowPart::Output.ended() >= before + 2);
     }
 
     #[tokio::test(start_paused = true)]

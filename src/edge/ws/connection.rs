@@ -21,7 +21,7 @@ use crate::edge::counters::Transport;
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
 use crate::wire::framing::FrameKind;
-use crate::wire::{ClientFrame, Code, Encoding, ServerFrame};
+use crate::wire::{ClientFrame, Code, Encoding, RequestRef, ServerFrame};
 
 /// A connection and its client.
 pub(super) struct Connection<T> {
@@ -55,6 +55,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         self.put_hello();
         let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
         debug!(?disconnect, "disconnected");
+        if let Disconnect::Close(code) = disconnect
+            && code.is_try_again_later()
+        {
+            // Not every WebSocket library reports the reason of a close.
+            let request = RequestRef::default();
+            self.put(&ServerFrame::error(code, code.info().text, request));
+        }
         let Self { socket, client, .. } = *self;
         let finish = timeout(CLOSE_WAIT, client.finish());
         // Boxed, so that an open connection takes no memory for it.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::reader::{ClientInput, FrameError, FrameReader};
 use crate::budget::LimitReached;
 use crate::config::{BODY_WAIT, CLOSE_WAIT, MESSAGES_PER_READ, READ_CHUNK, TINY_BYTES};
+use crate::edge::error::count_refusal;
 use crate::edge::link::{Broken, Link};
 use crate::edge::memory::{SplitBudget, SplitReservation};
 use crate::wire::framing::{FrameKind, websocket_frame};
@@ -173,9 +174,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
                 (payload, false)
             }
             Disconnect::Close(code) => {
+                count_refusal(code);
                 let info = code.info();
                 let mut payload = info.close.unwrap_or(1011).to_be_bytes().to_vec();
-                payload.extend_from_slice(info.code.as_bytes());
+                payload.extend_from_slice(code.close_reason().as_bytes());
                 // What follows a violation cannot be read.
                 let is_readable = !matches!(
                     code,

@@ -10,6 +10,7 @@ use super::liveness::{Due, Liveness};
 use super::socket::{ClientMessage, Disconnect, FrameSocket};
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::Link;
+use crate::edge::slow::SlowPart;
 use crate::wire::Code;
 use crate::wire::framing::FrameKind;
 
@@ -79,6 +80,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TimedSocket<T> {
         }
         let message_by = self.frames.message_by();
         if message_by.is_some_and(|by| by <= now) {
+            SlowPart::Message.count();
             return Err(Disconnect::Gone);
         }
         let mut due = message_by.unwrap_or(Duration::MAX);
@@ -107,14 +109,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TimedSocket<T> {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::config::{PING_EVERY, PONG_WAIT, TICK, WRITE_WAIT};
+    use crate::config::{BODY_WAIT, PING_EVERY, PONG_WAIT, TICK, WRITE_WAIT};
     use crate::edge::alarm::Alarms;
     use crate::edge::drain::Clients;
     use crate::edge::memory::Memory;
     use crate::runtime::Tasks;
     use crate::wire::Stored;
-    use std::future::poll_fn;
-    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+    use crate::wire::limits::BODY_MAX;
+    use std::future::{pending, poll_fn};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
 
@@ -194,9 +197,32 @@ mod tests {
         let tasks = Tasks::default();
         let (_client, mut socket) = connect(&tasks);
         socket.put(FrameKind::Binary, &[b'x'; 10 * SOCKET]);
+        let before = SlowPart::Output.ended();
         let served = serve_for(&mut socket, WRITE_WAIT - TICK).await;
         assert!(served.is_none(), "{served:?}");
         let served = serve_for(&mut socket, 4 * TICK).await;
         assert!(matches!(served, Some(Disconnect::Gone)), "{served:?}");
+        // Other tests count, too.
+        assert!(SlowPart::Output.ended() > before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_message_does_not_arrive_in_time_is_gone() {
+        let tasks = Tasks::default();
+        let (mut client, mut socket) = connect(&tasks);
+        let mut message = vec![0x82, 0xFF];
+        message.extend((BODY_MAX as u64).to_be_bytes());
+        message.resize(100 * SOCKET, 0);
+        let before = SlowPart::Message.ended();
+        let writes = async {
+            client.write_all(&message).await.unwrap();
+            pending::<()>().await;
+        };
+        let served = tokio::select! {
+            served = serve_for(&mut socket, BODY_WAIT * 2) => served,
+            () = writes => None,
+        };
+        assert!(matches!(served, Some(Disconnect::Gone)), "{served:?}");
+        assert!(SlowPart::Message.ended() > before);
     }
 }

@@ -1,7 +1,7 @@
 //! A job's state is all events of its log, folded.
 
 use super::*;
-use crate::source::{LogFold, Unavailable, fold, fold_within};
+use crate::source::{LogFold, Unavailable, fold, fold_until};
 use crate::wire::JobState;
 
 /// Records what is applied to it.
@@ -127,9 +127,9 @@ async fn a_fold_gets_each_event_and_the_gap_before_the_first_one() {
     let mut recorded = Recorded::default();
     let resize = |_| Ok::<_, Unavailable>(());
     let job = job();
-    let folding = fold_within(&memory, &job, &mut recorded, resize);
-    let last = timeout(FOREVER, folding).await.expect("folding ends");
-    assert_eq!(last.unwrap(), Some(Seq(8)));
+    let folding = fold_until(&memory, &job, Seq(8), &mut recorded, resize);
+    let folded = timeout(FOREVER, folding).await.expect("folding ends");
+    folded.unwrap();
     assert_eq!(recorded.0, ["1-4 missing", "5", "6", "7", "8"]);
 }
 
@@ -142,7 +142,7 @@ async fn folding_stops_once_the_size_is_refused() {
         _ => Err(Unavailable("full".into())),
     };
     let job = job();
-    let folding = fold_within(&memory, &job, &mut recorded, resize);
+    let folding = fold_until(&memory, &job, Seq(26), &mut recorded, resize);
     let refused = timeout(FOREVER, folding).await.expect("folding ends");
     assert_eq!(refused.unwrap_err().0, "full");
     assert_eq!(recorded.0.len(), 3);

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 #: Close codes after which a client should connect again.
 RECONNECT = {1000, 1001, 1006, 1011, 1012, 1013}
 #: Codes that the same request may not meet again.
-TEMPORARY = {"unavailable", "overloaded", "restarting", "queue_full", "too_many_requests", "timeout", "internal"}
+TEMPORARY = {"unavailable", "overloaded", "restarting", "queue_full", "rate_limited", "too_many_requests", "timeout", "internal"}
 #: The final events of a job, and the status that they mean.
 ENDS = {"job:done:v1": "done", "job:failed:v1": "failed", "job:cancelled:v1": "cancelled"}
 #: The pauses before another try, in seconds; doubled each time.
