@@ -267,15 +267,10 @@ impl HttpBody for EventBody {
     }
 }
 
-/// Serves one connection. When the edge stops, the requests in progress are still answered if that
-/// does not take too long.
-pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, tasks: Tasks) {
-    let open = Arc::new(OpenRequests::new());
-    let mut limits = http2::Builder::new(OnTasks {
-        tasks: tasks.clone(),
-        open: Arc::clone(&open),
-    });
-    limits
+/// The protocol with its limits.
+fn limited(tasks: OnTasks) -> http2::Builder<OnTasks> {
+    let mut protocol = http2::Builder::new(tasks);
+    protocol
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(HTTP2_HEADERS_MAX)
@@ -286,6 +281,17 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
         .max_send_buf_size(HTTP2_SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WAIT);
+    protocol
+}
+
+/// Serves one connection. When the edge stops, the requests in progress are still answered if that
+/// does not take too long.
+pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, tasks: Tasks) {
+    let open = Arc::new(OpenRequests::new());
+    let protocol = limited(OnTasks {
+        tasks: tasks.clone(),
+        open: Arc::clone(&open),
+    });
     let meter = stream.meter();
     let opening = Arc::clone(&open);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
@@ -316,7 +322,7 @@ pub(super) async fn connection(stream: Metered<ClientStream>, router: Router, ta
     });
     let stop = tasks.stop().clone();
     let mut check = interval(HTTP2_CHECK_EVERY);
-    let mut connection = std::pin::pin!(limits.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(protocol.serve_connection(TokioIo::new(stream), service));
     let ended = loop {
         tokio::select! {
             ended = &mut connection => break Some(ended),

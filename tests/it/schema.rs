@@ -58,10 +58,10 @@ async fn the_examples_in_the_protocol_match_the_schemas() {
     assert_all_fit(&values).await;
 }
 
-#[tokio::test]
-async fn the_schemas_accept_exactly_the_valid_client_frames() {
+/// Frames of clients, valid and not.
+fn client_frames() -> [Value; 31] {
     let cursor = "AeiRFY9quGgDBAQ";
-    let frames = [
+    [
         json!({"op": "watch", "job": "j1"}),
         json!({"op": "watch", "job": "j1", "after": 0}),
         json!({"op": "watch", "job": "demo:j1"}),
@@ -93,8 +93,12 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         json!({"op": "watch", "job": "j1", "afterr": 1}),
         json!({"op": "unwatch", "job": "j1", "after": 1}),
         json!([]),
-    ];
-    let submissions = [
+    ]
+}
+
+/// Submissions, valid and not.
+fn submissions() -> [Value; 18] {
+    [
         json!({"kind": "k"}),
         json!({"kind": "k", "input": [null], "id": "j", "timeout_ms": 5, "silence_timeout_ms": null}),
         json!({"kind": "k", "callback": "https://h/p"}),
@@ -113,7 +117,12 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         json!({"kind": "k", "callback": format!("http://{}", "x".repeat(2048))}),
         json!({"kind": "k", "more": 1}),
         json!({"input": 1}),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn the_schemas_accept_exactly_the_valid_client_frames() {
+    let (frames, submissions) = (client_frames(), submissions());
     let taken = frames
         .iter()
         .map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());
