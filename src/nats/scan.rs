@@ -195,10 +195,10 @@ impl SharedScan {
 
     /// Joins the next pass. The mailbox closes after the last message that the shard had when the
     /// pass started. It closes earlier if the reader takes nothing, or if all readers together
-    /// reach the budget.
+    /// reach the budget. The mail of a reader that has got nothing until then expires.
     pub(super) fn join(&self, request: ScanRequest) -> Mailbox<ScanBatch> {
         let (sender, receiver) = mailbox();
-        let reader = ScanReader::new(request, sender, self.budget.clone());
+        let reader = ScanReader::new(request, sender);
         if let Some(running) = self.queue.add(reader) {
             let scan = self.clone();
             self.tasks.spawn_until_stop(async move {
@@ -231,7 +231,7 @@ impl SharedScan {
         let state = info::stream(&self.log.nats.replay, &self.stream)
             .await?
             .state;
-        let mut pass = ScanPass::new(readers, state.last_seq);
+        let mut pass = ScanPass::new(readers, state.last_seq, self.budget.clone());
         let Some(start_sequence) = pass.start(state.first_seq) else {
             return Ok(());
         };
@@ -401,7 +401,7 @@ mod tests {
                 stream_seq: 1,
                 until: None,
             };
-            let reader = ScanReader::new(request, sender, Budget::unlimited());
+            let reader = ScanReader::new(request, sender);
             (queue.add(reader), received)
         };
         let (first, _received) = add();
