@@ -25,6 +25,9 @@ pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
 /// The pause before a read that finds no room tries again.
 pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 
+/// After decoding this many bytes of the log, a reader lets the thread serve its clients: it takes a
+/// fraction of a millisecond.
+pub const DECODE_BYTES: usize = 64 * 1024;
 /// How many segments a reader requests at once. It holds at most
 /// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
 pub const SEGMENTS_AT_ONCE: u64 = 8;

@@ -22,8 +22,8 @@ use super::message::confirmed;
 use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
-    SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL,
-    SCAN_YIELDS,
+    DECODE_BYTES, SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES,
+    SCAN_STALL, SCAN_YIELDS,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -250,6 +250,7 @@ impl SharedScan {
     ) -> Result<(), Unavailable> {
         let mut messages = self.messages(start_sequence).await?;
         let mut expected = 0;
+        let mut read = 0;
         let mut flush = interval(SCAN_FLUSH);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stalled = Instant::now() + SCAN_STALL;
@@ -265,6 +266,11 @@ impl SharedScan {
                         break;
                     }
                     self.until_unblocked(pass).await;
+                    read += message.payload.len();
+                    if read >= DECODE_BYTES {
+                        read = 0;
+                        yield_now().await;
+                    }
                 }
                 _ = flush.tick() => {
                     pass.tick();
