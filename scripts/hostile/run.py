@@ -148,6 +148,7 @@ async def run(options):
     sizes = [(attack, attack.short if options.short else attack.full) for attack in ATTACKS]
     chosen = [(a, size) for a, size in sizes if size and (not options.names or a.name in options.names)]
     rig = Rig(options.program, options.nats_server, clients=30 if options.short else 200)
+    rig.is_short = options.short
     rig.hold = 2 if options.short else 5
     rig.big_bytes = 8_000_000 if options.short else 50_000_000
     passed = 0
