@@ -36,11 +36,13 @@ class Attack:
     honest: bool
     # How many KiB each connection may cost outside of the memory budget.
     kib_each: int
+    # Whether the edge, and therefore the honest clients, use TLS.
+    tls: bool
 
 
-def attack(name, about, full, short=None, honest=True, kib_each=32):
+def attack(name, about, full, short=None, honest=True, kib_each=32, tls=False):
     def add(run):
-        ATTACKS.append(Attack(name, about, run, full, short, honest, kib_each))
+        ATTACKS.append(Attack(name, about, run, full, short, honest, kib_each, tls))
         return run
 
     return add
