@@ -148,13 +148,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         Poll::Pending
     }
 
+    /// Begins the client's turn: others were served since the last one.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = Turn::default();
+    }
+
     /// Lets others be served at the end of the client's turn.
     fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
         if !self.turn.is_over() {
             return Poll::Ready(());
         }
-        self.turn = Turn::default();
-        cx.waker().wake_by_ref();
+        self.begin_turn();
+        self.alarm.wait_for_turn(cx.waker());
         Poll::Pending
     }
 
