@@ -22,8 +22,8 @@ use super::message::confirmed;
 use super::{info, names};
 use crate::budget::Budget;
 use crate::config::{
-    DECODE_BYTES, SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES,
-    SCAN_STALL, SCAN_YIELDS,
+    DECODE_BYTES, SCAN_BLOCKED, SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_LOOKS,
+    SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL, SCAN_YIELDS,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -286,11 +286,18 @@ impl SharedScan {
     /// Lets the readers run that must take what they have before the pass continues. Those that do
     /// not take it leave the pass.
     async fn until_unblocked(&self, pass: &mut ScanPass) {
-        for _ in 0..SCAN_YIELDS {
+        let mut until = None;
+        for _ in 0..SCAN_LOOKS {
             if !pass.is_blocked() {
                 return;
             }
-            yield_now().await;
+            let now = Instant::now();
+            if now >= *until.get_or_insert(now + SCAN_BLOCKED) {
+                break;
+            }
+            for _ in 0..SCAN_YIELDS {
+                yield_now().await;
+            }
         }
         if pass.is_blocked() {
             pass.leave_blocked();
