@@ -232,3 +232,45 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         Poll::Ready(shut.map_err(|_| Broken))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TURN_BYTES;
+    use crate::edge::alarm::Alarms;
+    use crate::runtime::Tasks;
+    use crate::wire::Stored;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::task::yield_now;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn each_poll_writes_one_turn_until_everything_is_written() {
+        let alarms = Alarms::new();
+        let tasks = Tasks::default();
+        tasks.spawn(
+            alarms
+                .clone()
+                .run(CancellationToken::new(), tasks.stop().clone()),
+        );
+        // The turns are given by the task.
+        yield_now().await;
+        let (mut client, edge) = duplex(1 << 20);
+        let mut link = Link::new(edge, Stored::json, alarms.alarm());
+        let sent = vec![b'x'; 5 * TURN_BYTES / 2];
+        link.output.put(sent.clone());
+        let mut polls = 0;
+        let flushed = poll_fn(|cx| {
+            polls += 1;
+            link.begin_turn();
+            link.poll_flush(cx)
+        });
+        assert!(flushed.await.is_ok());
+        assert_eq!(polls, 3);
+        let mut received = vec![0; sent.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert!(received == sent);
+        assert!(tasks.end(WRITE_WAIT).await);
+    }
+}
