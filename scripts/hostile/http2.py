@@ -6,7 +6,6 @@ Frames are written as bytes; header blocks use the static table and literals. Se
 
 import asyncio
 import time
-from collections import Counter
 
 from attacks import attack, flood, gather, hold
 from protocol import require
