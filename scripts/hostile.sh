@@ -2,23 +2,25 @@
 # Measures what hostile clients cost an edge: starts a broker, workers, an edge and 200 honest clients on all transports
 # that watch jobs, runs the attacks one after another, and prints for each how long it took, how much memory the edge used and how
 # late events reached the honest clients. Uses only the loopback interface, and stops everything that it started.
-#   --short     dev profile, 30 honest clients, fewer and smaller attacks: takes about two minutes and the build
+#   --short     dev profile, 30 honest clients, fewer and smaller attacks: takes about four minutes and the build
 #   --list      list the attacks
 #   NAME...     run only these attacks
 # TAILWATER_PROGRAM is a program to test instead of building one.
 # Exits with 1 if an edge died; used for an attack more than its memory budget (64 MiB, the smallest) and 32 KiB for each
-# connection (128 KiB for one with a large head); or still had more than 24 MiB of it 30 s later; if an attack
-# failed or took more than 240 s, since the jobs of the honest clients end a minute after that; or if honest clients lost their
-# connections, or 1 of 100 events reached them later than twice the larger of 50 ms and the delay before the attack (with
-# --short, 500 ms instead of 50: the program is not optimized). Attackers run at nice 19: they share the processors of the edge
-# and of the honest clients, and real ones do not. Attacks during which the broker is stopped check memory only. The last line
-# counts attacks.
+# connection (128 KiB for one with a large head, 4 MiB for one of HTTP/2 with 128 requests); or still had more than 24 MiB of it
+# 30 s later; if an attack failed or took more than 240 s, since the jobs of the honest clients end a minute after that; or if
+# honest clients lost their connections, or 1 of 100 events reached them later than twice the larger of 50 ms and the delay before
+# the attack (with --short, 500 ms instead of 50: the program is not optimized). Attackers run at nice 19: they share the
+# processors of the edge and of the honest clients, and real ones do not. Attacks during which the broker is stopped check memory
+# only. Attacks over HTTP/2 use TLS, and so do the honest clients beside them. The last line counts attacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 die() { printf 'hostile.sh: %s\n' "$*" >&2; exit 1; }
 
-command -v python3 >/dev/null || die "python3 is missing."
+for program in python3 openssl; do
+  command -v "$program" >/dev/null || die "$program is missing."
+done
 for argument in "$@"; do
   [[ $argument == --list ]] && exec python3 scripts/hostile/run.py --list
 done

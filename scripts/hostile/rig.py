@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from wire import ask
+from wire import ask, tls_to
 
 HERE = Path(__file__).parent
 # The `--memory` of the edge in MiB: the smallest, so that the attacks reach every limit.
@@ -25,6 +25,8 @@ class Rig:
         self.program, self.nats_server, self.clients = program, nats_server, clients
         self.folder = tempfile.TemporaryDirectory(prefix="tailwater-hostile.")
         self.children, self.broker, self.edge, self.watchers, self.port = [], None, None, None, None
+        # What honest and hostile clients of an edge with TLS need; `tls` is None while the edge has none.
+        self.tls, self.http2 = None, tls_to("h2")
 
     def start(self, command, **pipes):
         child = subprocess.Popen(command, process_group=0, **pipes)
@@ -68,6 +70,7 @@ class Rig:
         command = [self.program, "worker", "--kind", kind, "--concurrency", str(concurrency), "--nats", self.url, *backend]
         return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+<<<<<<< HEAD
     def edge_with(self, *flags):
         """Starts an edge with these flags. Returns its process and its port."""
         command = self.tailwater("edge", "--listen", "127.0.0.1:0", *flags)
@@ -81,9 +84,35 @@ class Rig:
     def start_edge(self):
         """Starts a new edge, so that an attack does not affect the next one."""
         self.edge, self.port = self.edge_with("--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test")
+=======
+    def certificate(self):
+        """The files of a certificate and its key, made when they are first used."""
+        cert, key = Path(self.folder.name, "edge.pem"), Path(self.folder.name, "edge.key")
+        if not cert.exists():
+            new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+            command = [*new.split(), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert]
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
+        return cert, key
+
+    def start_edge(self, tls=False):
+        """Starts a new edge, so that an attack does not affect the next one."""
+        flags = ["--listen", "127.0.0.1:0", "--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test"]
+        self.tls = tls_to("http/1.1") if tls else None
+        if tls:
+            cert, key = self.certificate()
+            flags += ["--tls-cert", cert, "--tls-key", key]
+        command = self.tailwater("edge", *flags)
+        log = open(Path(self.folder.name, "edge.log"), "ab")
+        self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = self.edge.stdout.readline()
+        if not (ready := re.search(r"ready https?://.*:(\d+)", line)):
+            raise SystemExit(f"the edge did not start: {line!r}")
+        self.port = int(ready[1])
+>>>>>>> 120b3d63f963f41feeb6d7e7b2bc44321c73bed7
 
     def start_watchers(self, jobs):
-        command = [sys.executable, HERE / "watchers.py", str(self.port), str(self.clients), *jobs]
+        tls = "tls" if self.tls else "plain"
+        command = [sys.executable, HERE / "watchers.py", str(self.port), tls, str(self.clients), *jobs]
         self.watchers = self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.watchers.stdout.readline().strip() != "watching":
             raise SystemExit("the honest clients did not start")
@@ -113,7 +142,7 @@ class Rig:
     async def submit(self, kind, value=None, job=None):
         body = {"kind": kind, "input": value} | ({"id": job} if job else {})
         for _ in range(200):
-            status, answer = await ask(self.port, "POST", "/api/jobs", body)
+            status, answer = await ask(self.port, "POST", "/api/jobs", body, tls=self.tls)
             if status in (200, 202):
                 return answer["id"]
             # A kind is unknown until its worker has declared it.
@@ -122,7 +151,7 @@ class Rig:
 
     async def cancel(self, job):
         try:
-            await ask(self.port, "POST", f"/api/jobs/{job}/cancel")
+            await ask(self.port, "POST", f"/api/jobs/{job}/cancel", tls=self.tls)
         except (OSError, ValueError, asyncio.TimeoutError):
             # The attack may have ended the edge; the run continues.
             pass

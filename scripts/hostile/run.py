@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 
+import http2  # noqa: F401 - it registers its attacks
 import protocol  # noqa: F401 - it registers its attacks
 from attacks import ATTACKS
 from rig import MEMORY, Rig
@@ -85,7 +86,7 @@ def behind_others(attack):
 
 async def measure(rig, attack, size, quiet, delay_min):
     """Runs one attack. Returns its row, and whether it stayed within the bounds."""
-    rig.start_edge()
+    rig.start_edge(attack.tls)
     # New jobs, so that the honest clients have no backlog.
     watched = [await rig.submit("demo", {"words": RATE * WATCHED_FOR, "rate": RATE, "seed": n}) for n in range(10)]
     rig.start_watchers(watched)
@@ -148,6 +149,7 @@ async def run(options):
     sizes = [(attack, attack.short if options.short else attack.full) for attack in ATTACKS]
     chosen = [(a, size) for a, size in sizes if size and (not options.names or a.name in options.names)]
     rig = Rig(options.program, options.nats_server, clients=30 if options.short else 200)
+    rig.is_short = options.short
     rig.hold = 2 if options.short else 5
     rig.big_bytes = 8_000_000 if options.short else 50_000_000
     passed = 0

@@ -6,11 +6,11 @@ line, as a line of JSON. It ends with stdin.
 
 import json
 import selectors
-import socket
+import ssl
 import sys
 import time
 
-from wire import frames, mask, open_websocket, request
+from wire import frames, mask, open_socket, open_websocket, request, tls_to
 
 TS = b'"ts":'
 
@@ -18,8 +18,8 @@ TS = b'"ts":'
 class WebSocket:
     """A client of `/ws`."""
 
-    def __init__(self, port, job):
-        self.sock, self.buffer = open_websocket(port), bytearray()
+    def __init__(self, port, job, tls):
+        self.sock, self.buffer = open_websocket(port, tls=tls), bytearray()
         self.send(json.dumps({"op": "watch", "job": job}).encode())
 
     def send(self, text):
@@ -37,8 +37,8 @@ class WebSocket:
 class SocketIo(WebSocket):
     """A Socket.IO client."""
 
-    def __init__(self, port, job):
-        self.sock, self.buffer = open_websocket(port, "/socket.io/?EIO=4&transport=websocket"), bytearray()
+    def __init__(self, port, job, tls):
+        self.sock, self.buffer = open_websocket(port, "/socket.io/?EIO=4&transport=websocket", tls), bytearray()
         self.send(b"40" + json.dumps({"cursors": {job: None}}).encode())
 
     def texts(self):
@@ -51,8 +51,8 @@ class SocketIo(WebSocket):
 class EventStream:
     """A stream of server-sent events."""
 
-    def __init__(self, port, job):
-        self.sock, self.buffer = socket.create_connection(("127.0.0.1", port), timeout=10), bytearray()
+    def __init__(self, port, job, tls):
+        self.sock, self.buffer = open_socket(port, tls), bytearray()
         self.sock.sendall(request("GET", f"/api/jobs/{job}/events"))
 
     def texts(self):
@@ -61,11 +61,11 @@ class EventStream:
         return lines
 
 
-def main(port, clients, jobs):
+def main(port, tls, clients, jobs):
     selector = selectors.DefaultSelector()
     transports = [WebSocket, EventStream, SocketIo]
     for number in range(clients):
-        client = transports[number % len(transports)](port, jobs[number // len(transports) % len(jobs)])
+        client = transports[number % len(transports)](port, jobs[number // len(transports) % len(jobs)], tls)
         client.sock.setblocking(False)
         selector.register(client.sock, selectors.EVENT_READ, client)
     selector.register(sys.stdin, selectors.EVENT_READ, None)
@@ -84,7 +84,8 @@ def main(port, clients, jobs):
                 continue
             try:
                 data = key.fileobj.recv(1 << 18)
-            except BlockingIOError:
+            # A record of TLS may be incomplete, or have no data.
+            except (BlockingIOError, ssl.SSLWantReadError):
                 continue
             except OSError:
                 data = b""
@@ -105,4 +106,4 @@ def main(port, clients, jobs):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), tls_to("http/1.1") if sys.argv[2] == "tls" else None, int(sys.argv[3]), sys.argv[4:])

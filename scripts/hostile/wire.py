@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 
 
 def mask(head, payload):
@@ -53,9 +54,24 @@ def request(method, path, body=b"", headers="", length=None):
 JSON = "Content-Type: application/json\r\n"
 
 
-def open_websocket(port, path="/ws"):
+def tls_to(*protocols):
+    """What a client needs for TLS. It trusts every certificate: there is only one edge."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
+
+
+def open_socket(port, tls=None):
     sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return tls.wrap_socket(sock) if tls else sock
+
+
+def open_websocket(port, path="/ws", tls=None):
+    sock = open_socket(port, tls)
     sock.sendall(upgrade(path))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -73,13 +89,16 @@ class Client:
         self.sock = sock
 
     @classmethod
-    async def connect(cls, port, rcvbuf=4096):
+    async def connect(cls, port, rcvbuf=4096, tls=None):
         sock = socket.socket()
         if rcvbuf:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         sock.setblocking(False)
         await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port)), 10)
-        return cls(sock)
+        if tls is None:
+            return cls(sock)
+        opening = asyncio.open_connection(sock=sock, ssl=tls, server_hostname="localhost", limit=4096)
+        return TlsClient(*await asyncio.wait_for(opening, 30))
 
     async def send(self, data, seconds=30):
         """Returns whether all data was sent in time; False if the connection was cut."""
@@ -137,9 +156,35 @@ class Client:
         self.sock.close()
 
 
-async def ask(port, method, path, value=None):
+class TlsClient(Client):
+    """The same over TLS. The library reads a little ahead."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data, seconds=30):
+        try:
+            self.writer.write(data)
+            await asyncio.wait_for(self.writer.drain(), seconds)
+            return True
+        except (OSError, asyncio.TimeoutError):
+            return False
+
+    async def read(self, size=65536, seconds=30):
+        try:
+            return await asyncio.wait_for(self.reader.read(size), seconds)
+        except asyncio.TimeoutError:
+            return None
+        except OSError:
+            return b""
+
+    def close(self):
+        self.writer.transport.abort()
+
+
+async def ask(port, method, path, value=None, tls=None):
     """Sends an honest request. Returns status and JSON."""
-    client = await Client.connect(port, rcvbuf=None)
+    client = await Client.connect(port, rcvbuf=None, tls=tls)
     body = b"" if value is None else json.dumps(value).encode()
     await client.send(request(method, path, body, JSON if body else ""))
     status, body = await client.whole()

@@ -25,6 +25,9 @@ pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
 /// The pause before the first of the reads that wait for room tries again; the others wait for it.
 pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 
+/// After decoding this many bytes of the log, a reader lets the thread serve its clients: it takes a
+/// fraction of a millisecond.
+pub const DECODE_BYTES: usize = 64 * 1024;
 /// How many segments a reader requests at once. It holds at most
 /// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
 pub const SEGMENTS_AT_ONCE: u64 = 8;
@@ -55,10 +58,17 @@ pub const SCAN_GATHER_MAX: Duration = Duration::from_millis(600);
 pub const SCAN_BATCH: usize = 32;
 /// The time after which a scan hands over a smaller batch.
 pub const SCAN_FLUSH: Duration = Duration::from_millis(60);
-/// How often a scan lets its readers run before one that takes nothing leaves it.
-pub const SCAN_YIELDS: usize = 4;
 /// After how many such times a reader that has taken nothing leaves the scan.
 pub const SCAN_TICKS: u32 = 8;
+/// How often a scan lets its readers run before it looks again whether one that must take something
+/// has.
+pub const SCAN_YIELDS: usize = 4;
+/// How often it looks before such a reader leaves it. If a thousand readers must each write a step,
+/// in turns of [`TURN_BYTES`](super::TURN_BYTES) of which [`TURNS_AT_ONCE`](super::TURNS_AT_ONCE)
+/// come at a time, the last one is done after about this many.
+pub const SCAN_LOOKS: usize = 64;
+/// For how long it does at most, since the other readers wait meanwhile.
+pub const SCAN_BLOCKED: Duration = Duration::from_millis(50);
 /// How long a scan waits for the next message before it ends and its readers start again.
 pub const SCAN_STALL: Duration = Duration::from_secs(5);
 

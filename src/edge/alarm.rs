@@ -1,5 +1,6 @@
 //! One coarse timer of a thread for all of its clients. It wakes each client when that asked for
-//! it, and all of them again and again while the edge stops. What is due then, they know themselves.
+//! it, when its next turn to write has come, and all of them again and again while the edge stops. What
+//! is due then, they know themselves.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::turn_queue::TurnQueue;
 use crate::config::{DRAIN_TICK, TICK};
 
 /// The timer of a thread. Clones share it.
@@ -26,6 +28,7 @@ struct AlarmState {
     entries: Mutex<Slab<Entry>>,
     /// Notified when the first entry is added.
     used: Notify,
+    turns: TurnQueue,
 }
 
 #[derive(Debug)]
@@ -42,12 +45,20 @@ impl Alarms {
             is_stopping: AtomicBool::new(false),
             entries: Mutex::default(),
             used: Notify::new(),
+            turns: TurnQueue::default(),
         }))
     }
 
     /// Wakes clients, more often once `stop` is cancelled, and all of them for the last time when
     /// `closing` is.
     pub(super) async fn run(self, stop: CancellationToken, closing: CancellationToken) {
+        tokio::select! {
+            () = self.ring(&stop, &closing) => {}
+            () = self.0.turns.serve() => {}
+        }
+    }
+
+    async fn ring(&self, stop: &CancellationToken, closing: &CancellationToken) {
         while !closing.is_cancelled() {
             let is_stopping = stop.is_cancelled();
             self.0.is_stopping.store(is_stopping, Ordering::Relaxed);
@@ -146,6 +157,11 @@ impl Alarm {
     /// Whether the time has come for which it was set, or the edge stops.
     pub(super) fn is_due(&self) -> bool {
         self.due <= self.now() || self.is_stopping()
+    }
+
+    /// Wakes this task when the client's next turn has come.
+    pub(super) fn wait_for_turn(&self, waker: &Waker) {
+        self.alarms.0.turns.wait(waker);
     }
 
     /// Wakes this task at `due`, and when the edge stops.

@@ -89,12 +89,18 @@ impl Accepted {
 }
 
 impl App {
-    /// The memory that a submission takes until it is queued: once parsed, and twice as stored.
+    /// The memory that a submission takes until it is queued: see [`Self::reserve_submission`].
     pub(super) fn reservation_for(
         &self,
         submission: &Submission,
     ) -> Result<SplitReservation, Problem> {
-        let bytes = size_of::<Submission>() + 3 * weight(&submission.input);
+        self.reserve_submission(weight(&submission.input))
+    }
+
+    /// The memory that a submission takes until it is queued, if its input takes this much: once
+    /// parsed, and twice as stored.
+    pub(super) fn reserve_submission(&self, input: usize) -> Result<SplitReservation, Problem> {
+        let bytes = size_of::<Submission>() + 3 * input;
         Ok(self.shared.memory().submits.reserve(bytes)?)
     }
 

@@ -150,13 +150,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         Poll::Pending
     }
 
+    /// Begins the client's turn: others were served since the last one.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = Turn::default();
+    }
+
     /// Lets others be served at the end of the client's turn.
     fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
         if !self.turn.is_over() {
             return Poll::Ready(());
         }
-        self.turn = Turn::default();
-        cx.waker().wake_by_ref();
+        self.begin_turn();
+        self.alarm.wait_for_turn(cx.waker());
         Poll::Pending
     }
 
@@ -227,5 +232,47 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let shut = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
         Poll::Ready(shut.map_err(|_| Broken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TURN_BYTES;
+    use crate::edge::alarm::Alarms;
+    use crate::runtime::Tasks;
+    use crate::wire::Stored;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::task::yield_now;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn each_poll_writes_one_turn_until_everything_is_written() {
+        let alarms = Alarms::new();
+        let tasks = Tasks::default();
+        tasks.spawn(
+            alarms
+                .clone()
+                .run(CancellationToken::new(), tasks.stop().clone()),
+        );
+        // The turns are given by the task.
+        yield_now().await;
+        let (mut client, edge) = duplex(1 << 20);
+        let mut link = Link::new(edge, Stored::json, alarms.alarm());
+        let sent = vec![b'x'; 5 * TURN_BYTES / 2];
+        link.output.put(sent.clone());
+        let mut polls = 0;
+        let flushed = poll_fn(|cx| {
+            polls += 1;
+            link.begin_turn();
+            link.poll_flush(cx)
+        });
+        assert!(flushed.await.is_ok());
+        assert_eq!(polls, 3);
+        let mut received = vec![0; sent.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert!(received == sent);
+        assert!(tasks.end(WRITE_WAIT).await);
     }
 }

@@ -59,6 +59,7 @@ mod tickets;
 mod tls;
 mod traffic;
 mod turn;
+mod turn_queue;
 mod watches;
 mod ws;
 

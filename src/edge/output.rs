@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::watches::Released;
-use crate::config::LARGE_EVENT;
+use crate::config::{LARGE_EVENT, TURN_BYTES};
 use crate::session::Position;
 use crate::short_list::ShortList;
 use crate::wire::Stored;
@@ -106,7 +106,8 @@ impl OutputQueue {
         released
     }
 
-    /// Writes once. Returns how many bytes were written.
+    /// Writes once, at most [`TURN_BYTES`]: a socket would accept much more of a large event. Returns
+    /// how many bytes were written.
     pub(super) fn poll_write(
         &mut self,
         io: Pin<&mut impl AsyncWrite>,
@@ -114,10 +115,12 @@ impl OutputQueue {
     ) -> Poll<io::Result<usize>> {
         let written = match (self.frames.front(), self.frames.len()) {
             (Some(frame), 1) => {
-                ready!(io.poll_write(cx, &frame.bytes(self.framing)[self.begun..]))?
+                let rest = &frame.bytes(self.framing)[self.begun..];
+                ready!(io.poll_write(cx, &rest[..rest.len().min(TURN_BYTES)]))?
             }
             _ => {
-                ready!(io.poll_write_vectored(cx, &self.slices()[..self.frames.len().min(SLICES)]))?
+                let (slices, count) = self.slices();
+                ready!(io.poll_write_vectored(cx, &slices[..count]))?
             }
         };
         if written == 0 {
@@ -127,15 +130,25 @@ impl OutputQueue {
         Poll::Ready(Ok(written))
     }
 
-    /// What is not written of the first frames.
-    fn slices(&self) -> [IoSlice<'_>; SLICES] {
+    /// What one write takes of the first frames, and in how many slices that is.
+    fn slices(&self) -> ([IoSlice<'_>; SLICES], usize) {
         let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
         let mut begun = self.begun;
+        let mut room = TURN_BYTES;
         for (slice, frame) in slices.iter_mut().zip(self.frames.iter()) {
-            *slice = IoSlice::new(&frame.bytes(self.framing)[begun..]);
+            let rest = &frame.bytes(self.framing)[begun..];
+            let part = &rest[..rest.len().min(room)];
+            *slice = IoSlice::new(part);
+            count += 1;
             begun = 0;
+            room -= part.len();
+            // The next frame is not even encoded.
+            if room == 0 {
+                break;
+            }
         }
-        slices
+        (slices, count)
     }
 
     fn advance(&mut self, written: usize) {
@@ -214,6 +227,35 @@ mod tests {
         let mut received = vec![0; expected.len()];
         client.read_exact(&mut received).await.unwrap();
         assert!(received == expected);
+    }
+
+    #[tokio::test]
+    async fn one_write_takes_at_most_a_turn() {
+        let large = || event(1, 5 * TURN_BYTES);
+        let small = (2..=400).map(|seq| event(seq, 1000));
+        for events in [
+            vec![large()],
+            std::iter::once(large()).chain(small).collect(),
+        ] {
+            let (mut client, mut edge) = duplex(1 << 20);
+            let mut output = OutputQueue::new(Stored::json);
+            output.put_events(events.clone());
+            let mut written = 0;
+            while !output.is_empty() {
+                let bytes = poll_fn(|cx| output.poll_write(Pin::new(&mut edge), cx)).await;
+                let bytes = bytes.unwrap();
+                assert!((1..=TURN_BYTES).contains(&bytes), "{bytes}");
+                written += bytes;
+            }
+            let expected: Vec<u8> = events
+                .iter()
+                .flat_map(|event| event.json())
+                .copied()
+                .collect();
+            let mut received = vec![0; written];
+            client.read_exact(&mut received).await.unwrap();
+            assert!(received == expected);
+        }
     }
 
     #[tokio::test]

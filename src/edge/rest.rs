@@ -51,14 +51,15 @@ pub(super) async fn submit(
     headers: HeaderMap,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
+    let (frame, reserved) = SubmitFrame::from_body(&body, |input| app.reserve_submission(input))?;
+    drop((body, reservation));
     let SubmitFrame {
         submission,
         watch_token,
         ..
-    } = SubmitFrame::from_body(&body)?;
-    drop((body, reservation));
+    } = frame;
     let request = SubmitRequest {
-        _reservation: app.reservation_for(&submission)?,
+        _reservation: reserved,
         submission,
         key: idempotency_key(&headers)?,
         watch_token,

@@ -26,7 +26,7 @@ pub(super) fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
 /// Why a mailbox stays empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoMail {
-    /// The reader did not take it in time.
+    /// It was dropped: the reader did not take it in time, or there was no room for it.
     Expired,
     /// Nothing follows.
     Closed,
@@ -101,6 +101,16 @@ impl<T> MailSender<T> {
         drop(state);
         self.0.arrived.notify_one();
         Ok(())
+    }
+
+    /// There is no room for the next mail. A reader that has none waiting learns that it was dropped.
+    pub(super) fn expire(&self) {
+        let mut state = self.0.lock();
+        if matches!(state.mail, Mail::Empty) {
+            state.mail = Mail::Expired;
+            drop(state);
+            self.0.arrived.notify_one();
+        }
     }
 
     /// Whether mail waits to be taken.
@@ -192,6 +202,22 @@ mod tests {
         sender.deliver(3, refuse).unwrap();
         sender.until_taken().await;
         assert_eq!(mailbox.take().await, Err(NoMail::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_learns_that_there_was_no_room_for_its_mail() {
+        let (sender, mut waits) = mailbox();
+        assert!(waits.take().now_or_never().is_none());
+        sender.expire();
+        drop::<MailSender<u32>>(sender);
+        assert_eq!(waits.take().await, Err(NoMail::Expired));
+        // What was delivered before is not lost.
+        let (sender, mut has_mail) = mailbox();
+        sender.deliver(1, refuse).unwrap();
+        sender.expire();
+        drop(sender);
+        assert_eq!(has_mail.take().await, Ok(1));
+        assert_eq!(has_mail.take().await, Err(NoMail::Closed));
     }
 
     #[tokio::test(start_paused = true)]

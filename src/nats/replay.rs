@@ -213,6 +213,13 @@ impl Replay for LogReplay {
                 },
                 ReplayPhase::Scan(batches) => match batches.take().await {
                     Ok(batch) => self.read = batch.events.into(),
+                    // There was no room for the first event. Pages wait for room. A replay that
+                    // ended here would be repeated from the leader, as if a replica lagged.
+                    Err(NoMail::Expired) if self.has_no_events() => {
+                        self.read_from(ReplaySource::Pages);
+                        let stream_seq = self.chain.read() + 1;
+                        self.phase = ReplayPhase::Pages { stream_seq };
+                    }
                     Err(NoMail::Closed | NoMail::Expired) => self.phase = ReplayPhase::Over,
                 },
                 ReplayPhase::Over => return None,
@@ -273,6 +280,12 @@ impl LogReplay {
             let counts = &self.reader.replay_counts;
             counts.count(reading.source, reading.since.elapsed(), reading.events);
         }
+    }
+
+    /// Whether nothing of the current source was returned.
+    fn has_no_events(&self) -> bool {
+        let reading = self.reading.as_ref();
+        reading.is_none_or(|reading| reading.events == 0)
     }
 
     fn read<A>(&mut self, read: impl FnOnce(Reader, JobId) -> A)

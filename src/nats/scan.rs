@@ -22,8 +22,8 @@ use super::mailbox::{Mailbox, mailbox};
 use super::message::confirmed;
 use crate::budget::Budget;
 use crate::config::{
-    SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL,
-    SCAN_YIELDS,
+    DECODE_BYTES, SCAN_BLOCKED, SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_LOOKS,
+    SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL, SCAN_YIELDS,
 };
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -182,10 +182,10 @@ impl SharedScan {
 
     /// Joins the next pass. The mailbox closes after the last message that the shard had when the
     /// pass started. It closes earlier if the reader takes nothing, or if all readers together
-    /// reach the budget.
+    /// reach the budget. The mail of a reader that has got nothing until then expires.
     pub(super) fn join(&self, request: ScanRequest) -> Mailbox<ScanBatch> {
         let (sender, receiver) = mailbox();
-        let reader = ScanReader::new(request, sender, self.budget.clone());
+        let reader = ScanReader::new(request, sender);
         if let Some(running) = self.queue.add(reader) {
             let scan = self.clone();
             self.tasks.spawn_until_stop(async move {
@@ -218,7 +218,7 @@ impl SharedScan {
         let state = info::stream(&self.log.nats.replay, &self.stream)
             .await?
             .state;
-        let mut pass = ScanPass::new(readers, state.last_seq);
+        let mut pass = ScanPass::new(readers, state.last_seq, self.budget.clone());
         let Some(start_sequence) = pass.start(state.first_seq) else {
             return Ok(());
         };
@@ -237,6 +237,7 @@ impl SharedScan {
     ) -> Result<(), Unavailable> {
         let mut messages = self.messages(start_sequence).await?;
         let mut expected = 0;
+        let mut read = 0;
         let mut flush = interval(SCAN_FLUSH);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stalled = Instant::now() + SCAN_STALL;
@@ -252,6 +253,11 @@ impl SharedScan {
                         break;
                     }
                     self.until_unblocked(pass).await;
+                    read += message.payload.len();
+                    if read >= DECODE_BYTES {
+                        read = 0;
+                        yield_now().await;
+                    }
                 }
                 _ = flush.tick() => {
                     pass.tick();
@@ -267,11 +273,18 @@ impl SharedScan {
     /// Lets the readers run that must take what they have before the pass continues. Those that do
     /// not take it leave the pass.
     async fn until_unblocked(&self, pass: &mut ScanPass) {
-        for _ in 0..SCAN_YIELDS {
+        let mut until = None;
+        for _ in 0..SCAN_LOOKS {
             if !pass.is_blocked() {
                 return;
             }
-            yield_now().await;
+            let now = Instant::now();
+            if now >= *until.get_or_insert(now + SCAN_BLOCKED) {
+                break;
+            }
+            for _ in 0..SCAN_YIELDS {
+                yield_now().await;
+            }
         }
         if pass.is_blocked() {
             pass.leave_blocked();
@@ -389,7 +402,7 @@ mod tests {
                 stream_seq: 1,
                 until: None,
             };
-            let reader = ScanReader::new(request, sender, Budget::unlimited());
+            let reader = ScanReader::new(request, sender);
             (queue.add(reader), received)
         };
         let (first, _received) = add();

@@ -1,16 +1,16 @@
 //! Reads segments instead of the log, as far as there are any and the log proves them. Deleting them
 //! loses nothing: the log itself is then read.
 
-use std::convert::identity;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::task::yield_now;
 
 use super::read::Reader;
 use super::{api, names};
-use crate::config::SEGMENTS_AT_ONCE;
+use crate::config::{DECODE_BYTES, SEGMENTS_AT_ONCE};
 use crate::source::{At, Replica, Span, Unavailable};
 use crate::wire::limits::{SEGMENT_BYTES_MAX, SEGMENT_EVENTS};
 use crate::wire::{JobId, Segment, Seq, Stored, segment_of};
@@ -72,17 +72,8 @@ impl Reader {
         until: Seq,
     ) -> SegmentsRead {
         let requested = numbers.clone().count();
-        let found = join_all(numbers.map(|number| self.segment(job, number))).await;
-        let mut segments: Vec<Segment> = Vec::new();
-        for segment in found.into_iter().map_while(identity) {
-            if segments
-                .last()
-                .is_some_and(|before| !segment.continues(before))
-            {
-                break;
-            }
-            segments.push(segment);
-        }
+        let found = join_all(numbers.clone().map(|number| self.segment(job, number))).await;
+        let mut segments = decode_chain(job, numbers.zip(found)).await;
         let wanted = |event: &&Stored| event.seq >= from;
         let Some(oldest) = segments.iter().flat_map(Segment::events).find(wanted) else {
             return SegmentsRead::default();
@@ -105,8 +96,8 @@ impl Reader {
         }
     }
 
-    /// A segment as it is stored, not proven.
-    async fn segment(&self, job: &JobId, number: u64) -> Option<Segment> {
+    /// A segment as it is stored, not decoded.
+    async fn segment(&self, job: &JobId, number: u64) -> Option<Bytes> {
         let shard = job.shard(self.log.shards);
         let names = &self.log.nats.names;
         let stream = names.segments_stream(shard);
@@ -118,10 +109,7 @@ impl Reader {
             self.shard(job).segments_absence.note();
             return None;
         };
-        if answer.status.is_some() {
-            return None;
-        }
-        Segment::decode(job, number, &answer.payload)
+        answer.status.is_none().then_some(answer.payload)
     }
 
     /// How many of these consecutive segments the log proves: the last one that it proves, and those
@@ -142,5 +130,98 @@ impl Reader {
     async fn holds(&self, job: &JobId, event: &Stored) -> bool {
         let at = self.log.at_any(job, event.stream_seq).await;
         matches!(at, Ok(At::Event(found)) if found.cursor() == event.cursor())
+    }
+}
+
+/// Decodes consecutive segments, up to one that is missing or does not continue the one before.
+/// Their digests are computed, so others are served in between.
+async fn decode_chain(
+    job: &JobId,
+    payloads: impl Iterator<Item = (u64, Option<Bytes>)>,
+) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut decoded = 0;
+    for (number, payload) in payloads {
+        let Some(payload) = payload else { break };
+        if decoded >= DECODE_BYTES {
+            decoded = 0;
+            yield_now().await;
+        }
+        decoded += payload.len();
+        let Some(segment) = Segment::decode(job, number, &payload) else {
+            break;
+        };
+        let before = segments.last();
+        if before.is_some_and(|before| !segment.continues(before)) {
+            break;
+        }
+        segments.push(segment);
+    }
+    segments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{SegmentBase, SegmentBuilder};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn job() -> JobId {
+        "j".parse().unwrap()
+    }
+
+    /// This many segments, whose events have a text of this many bytes, with their numbers.
+    fn segments(count: u64, bytes: usize) -> Vec<(u64, Option<Bytes>)> {
+        let text = "x".repeat(bytes);
+        let mut builder = SegmentBuilder::new(&job(), Seq::FIRST, SegmentBase::default());
+        let mut out = Vec::new();
+        for seq in 1..=count * SEGMENT_EVENTS {
+            let payload = format!(r#"{{"type":"x","job":"j","seq":{seq},"text":"{text}"}}"#);
+            let digest = builder.digest_with(payload.as_bytes());
+            builder.push(seq, payload.as_bytes());
+            if seq.is_multiple_of(SEGMENT_EVENTS) {
+                let number = builder.number();
+                let (stored, next) = builder.complete(&job(), digest);
+                out.push((number, stored));
+                builder = next;
+            }
+        }
+        out
+    }
+
+    /// How many of these segments are decoded, and how often others are served meanwhile.
+    fn decode(payloads: Vec<(u64, Option<Bytes>)>) -> (usize, usize) {
+        let job = job();
+        let mut decoding = pin!(decode_chain(&job, payloads.into_iter()));
+        let mut pauses = 0;
+        loop {
+            let mut context = Context::from_waker(Waker::noop());
+            match decoding.as_mut().poll(&mut context) {
+                Poll::Ready(decoded) => return (decoded.len(), pauses),
+                Poll::Pending => pauses += 1,
+            }
+        }
+    }
+
+    #[test]
+    fn others_are_served_between_large_segments() {
+        assert_eq!(decode(segments(4, 1500)), (4, 3));
+        assert_eq!(decode(segments(4, 10)), (4, 0));
+    }
+
+    #[test]
+    fn segments_after_a_missing_one_are_not_used() {
+        let mut payloads = segments(3, 10);
+        payloads[1].1 = None;
+        assert_eq!(decode(payloads), (1, 0));
+    }
+
+    #[test]
+    fn a_segment_that_does_not_continue_the_one_before_is_not_used() {
+        let mut payloads = segments(3, 10);
+        let other = segments(2, 20).remove(1);
+        payloads[1] = other;
+        assert_eq!(decode(payloads), (1, 0));
     }
 }

@@ -85,15 +85,20 @@ impl SubmitFrame {
     /// A [`Refusal`] for the client.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
         let fields: SubmissionFields<'_> = refusal::read_fields(text)?;
-        Self::of(fields)
+        let (frame, ()) = Self::of(fields, |_| Ok::<_, Refusal>(()))?;
+        Ok(frame)
     }
 
     /// Parses the body of an HTTP request: the fields of a submit frame without `op`, `ref` and
-    /// `key`.
+    /// `key`. Before the input is built, `admit` gets about how many bytes it will take in memory,
+    /// and may refuse it.
     ///
     /// # Errors
-    /// A [`Refusal`] for the client.
-    pub fn from_body(text: &[u8]) -> Result<Self, Refusal> {
+    /// A [`Refusal`] for the client, and what `admit` returns.
+    pub fn from_body<R, E: From<Refusal>>(
+        text: &[u8],
+        admit: impl FnOnce(usize) -> Result<R, E>,
+    ) -> Result<(Self, R), E> {
         let fields: SubmissionFields<'_> = refusal::read_fields(text)?;
         let of_frames = [
             ("op", fields.op.is_some()),
@@ -103,20 +108,25 @@ impl SubmitFrame {
         for (name, is_there) in of_frames {
             if is_there {
                 let message = format!("unknown field `{name}`");
-                return Err(Refusal::new(Code::BadRequest, message));
+                return Err(Refusal::new(Code::BadRequest, message).into());
             }
         }
-        Self::of(fields)
+        Self::of(fields, admit)
     }
 
-    fn of(fields: SubmissionFields<'_>) -> Result<Self, Refusal> {
+    fn of<R, E: From<Refusal>>(
+        fields: SubmissionFields<'_>,
+        admit: impl FnOnce(usize) -> Result<R, E>,
+    ) -> Result<(Self, R), E> {
         refusal::check_reference(fields.reference.as_deref())?;
-        Ok(Self {
-            submission: fields.submission()?,
+        let (submission, admitted) = fields.submission(admit)?;
+        let frame = Self {
+            submission,
             watch_token: fields.watch_token()?,
             reference: fields.reference,
             key: fields.key,
-        })
+        };
+        Ok((frame, admitted))
     }
 }
 
@@ -132,8 +142,11 @@ impl SubmissionFields<'_> {
         }
     }
 
-    /// Checks everything, then builds the input.
-    fn submission(&self) -> Result<Submission, Refusal> {
+    /// Checks everything, then builds the input if `admit` allows it.
+    fn submission<R, E: From<Refusal>>(
+        &self,
+        admit: impl FnOnce(usize) -> Result<R, E>,
+    ) -> Result<(Submission, R), E> {
         let kind = refusal::kind(&self.kind)?;
         let id = self.id.as_deref().map(refusal::job_id).transpose()?;
         let mut submission = Submission {
@@ -147,13 +160,18 @@ impl SubmissionFields<'_> {
             callback: self.callback.clone(),
         };
         submission.check_head()?;
+        let mut memory = 0;
         if let Some(input) = self.input {
             let size = scan::measure(input.get()).map_err(|error| bad_input(&error))?;
             submission.check_size(size)?;
+            memory = size.memory;
+        }
+        let admitted = admit(memory)?;
+        if let Some(input) = self.input {
             let mut reader = serde_json::Deserializer::from_str(input.get());
             submission.input = plain(&mut reader).map_err(|error| bad_input(&error))?;
         }
-        Ok(submission)
+        Ok((submission, admitted))
     }
 }
 
@@ -195,7 +213,8 @@ impl Submission {
     /// # Errors
     /// A [`Refusal`] for the client.
     pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
-        SubmitFrame::from_body(text).map(|request| request.submission)
+        let admit = |_| Ok::<_, Refusal>(());
+        SubmitFrame::from_body(text, admit).map(|(request, ())| request.submission)
     }
 
     /// Checks that a client, not only a worker, may submit this.
@@ -306,6 +325,21 @@ mod tests {
         assert_eq!(full.callback.as_deref(), Some("https://h/p"));
         let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
         assert_eq!(read(&floats).unwrap().limits.timeout_ms, Some(5));
+    }
+
+    #[test]
+    fn an_input_is_admitted_by_its_size_in_memory() {
+        let body = br#"{"kind":"k","input":[{"a":"bc"}]}"#;
+        let size = scan::measure(r#"[{"a":"bc"}]"#).unwrap().memory;
+        let within = |limit: usize| {
+            SubmitFrame::from_body(body, |memory| {
+                let room = limit.checked_sub(memory);
+                room.ok_or_else(|| Refusal::new(Code::Overloaded, "no room"))
+            })
+        };
+        let (frame, room) = within(size + 1).unwrap();
+        assert_eq!((frame.submission.input, room), (json!([{"a": "bc"}]), 1));
+        assert_eq!(within(size - 1).unwrap_err().code, Code::Overloaded);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        self.socket.check_time(cx)?;
+        self.socket.begin_turn(cx)?;
         while let Poll::Ready(Some(event)) = self.token_events.poll_next_unpin(cx) {
             if let TokenEvent::Ended(code) = event {
                 return Poll::Ready(Err(Disconnect::Close(code)));

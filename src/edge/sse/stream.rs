@@ -137,6 +137,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
 
     /// Does everything that can be done now; ready when the stream ends.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.link.begin_turn();
         if self.link.alarm.is_due() {
             if self.link.alarm.is_stopping() && self.slot.is_due() {
                 return Poll::Ready(self.interrupt());

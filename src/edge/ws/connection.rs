@@ -83,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
-        self.socket.check_time(cx)?;
+        self.socket.begin_turn(cx)?;
         // Once nothing more has arrived, it need not be looked at again in this turn.
         let mut is_idle = false;
         loop {

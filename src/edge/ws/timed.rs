@@ -14,7 +14,7 @@ use crate::edge::slow::SlowPart;
 use crate::wire::Code;
 use crate::wire::framing::FrameKind;
 
-/// A client's WebSocket, whose owner calls [`Self::check_time`] in each turn.
+/// A client's WebSocket, whose owner calls [`Self::begin_turn`] whenever it is polled.
 #[derive(Debug)]
 pub(in crate::edge) struct TimedSocket<T> {
     frames: FrameSocket<T>,
@@ -68,8 +68,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TimedSocket<T> {
         flushed.map(Ok)
     }
 
-    /// Does what is due: pings the client, or says why to disconnect it.
-    pub(in crate::edge) fn check_time(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
+    /// Begins the client's turn. Does what is due: pings the client, or says why to disconnect it.
+    pub(in crate::edge) fn begin_turn(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
+        self.frames.link.begin_turn();
         let link = &self.frames.link;
         if !link.alarm.is_due() {
             return Ok(());
@@ -140,7 +141,7 @@ mod tests {
         socket: &mut TimedSocket<DuplexStream>,
         cx: &mut Context<'_>,
     ) -> Poll<Disconnect> {
-        if let Err(disconnect) = socket.check_time(cx) {
+        if let Err(disconnect) = socket.begin_turn(cx) {
             return Poll::Ready(disconnect);
         }
         if let Poll::Ready(Err(disconnect)) = socket.poll_flush(cx) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::budget::{Budget, Reservation};
+use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{SCAN_BATCH, SCAN_TICKS, STEP_BYTES};
 use crate::nats::mailbox::MailSender;
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
@@ -18,11 +18,12 @@ pub(in crate::nats) struct ScanRequest {
     pub(in crate::nats) until: Option<Seq>,
 }
 
-/// Events that a scan has for a reader. They count towards the budget until they are taken.
+/// Events that a scan has for a reader. Each counts towards the budget until all readers of its job
+/// have taken it.
 #[derive(Debug)]
 pub(in crate::nats) struct ScanBatch {
     pub(in crate::nats) events: Vec<Arc<Stored>>,
-    held: Vec<Reservation>,
+    held: Vec<Arc<Reservation>>,
 }
 
 impl ScanBatch {
@@ -31,7 +32,7 @@ impl ScanBatch {
         let bytes: usize = [&self.held, &next.held]
             .into_iter()
             .flatten()
-            .map(Reservation::bytes)
+            .map(|held| held.bytes())
             .sum();
         if bytes > STEP_BYTES {
             return Err(next);
@@ -49,9 +50,8 @@ pub(super) struct ScanReader {
     batch: Vec<Arc<Stored>>,
     /// The payloads of the batch together.
     bytes: usize,
-    budget: Budget,
-    /// The bytes of the batch, as reserved in the budget.
-    held: Reservation,
+    /// The room of these events in the budget.
+    held: Vec<Arc<Reservation>>,
     /// Whether the batch is complete, and its reader has not taken the one before.
     is_blocked: bool,
     /// For how many ticks its reader has taken nothing.
@@ -80,16 +80,19 @@ pub(super) struct ScanPass {
     blocked: Vec<JobId>,
     /// The readers that have left with events that they have not taken.
     left: Vec<MailSender<ScanBatch>>,
+    /// Limits the bytes of events that readers have not taken.
+    budget: Budget,
 }
 
 impl ScanPass {
-    pub(super) fn new(readers: Vec<ScanReader>, last: StreamSeq) -> Self {
+    pub(super) fn new(readers: Vec<ScanReader>, last: StreamSeq, budget: Budget) -> Self {
         let mut pass = Self {
             readers: HashMap::new(),
             passed: 0,
             last,
             blocked: Vec::new(),
             left: Vec::new(),
+            budget,
         };
         for reader in readers {
             pass.add(reader);
@@ -146,7 +149,16 @@ impl ScanPass {
             return;
         };
         if let Some(event) = decode(&job).map(Arc::new) {
-            let blocked = update(readers, &mut self.left, |reader| reader.push(&event));
+            // The readers share the event, so it counts once.
+            let blocked = match self.budget.reserve(event.size()) {
+                Ok(held) => {
+                    let held = Arc::new(held);
+                    update(readers, &mut self.left, |reader| reader.push(&event, &held))
+                }
+                Err(LimitReached) => update(readers, &mut self.left, |reader| {
+                    reader.leave_before(&event)
+                }),
+            };
             if blocked {
                 self.blocked.push(job.clone());
             }
@@ -255,37 +267,42 @@ impl ScanReaderState {
 }
 
 impl ScanReader {
-    pub(super) fn new(request: ScanRequest, sender: MailSender<ScanBatch>, budget: Budget) -> Self {
-        let held = budget.empty();
+    pub(super) fn new(request: ScanRequest, sender: MailSender<ScanBatch>) -> Self {
         Self {
             request,
             sender,
             batch: Vec::new(),
             bytes: 0,
-            budget,
-            held,
+            held: Vec::new(),
             is_blocked: false,
             ticks: 0,
         }
     }
 
-    /// Adds an event to the batch.
-    fn push(&mut self, event: &Arc<Stored>) -> ScanReaderState {
+    /// Adds an event, for which there is this room, to the batch.
+    fn push(&mut self, event: &Arc<Stored>, held: &Arc<Reservation>) -> ScanReaderState {
         if event.stream_seq < self.request.stream_seq {
             return ScanReaderState::Stays;
         }
-        if self.held.grow(event.size()).is_err() {
-            // The budget is used up. This reader gets its batch, and must join again for the rest.
-            self.flush();
-            return ScanReaderState::Leaves;
-        }
         self.batch.push(Arc::clone(event));
+        self.held.push(Arc::clone(held));
         self.bytes += event.payload().len();
         let last = self.request.until.is_some_and(|until| event.seq >= until);
         if self.batch.len() < SCAN_BATCH && self.bytes < STEP_BYTES && !last {
             return ScanReaderState::Stays;
         }
         self.flush().then_leave_if(last)
+    }
+
+    /// There is no room for an event. A reader that needs it gets its batch, and must read the rest
+    /// in another way.
+    fn leave_before(&mut self, event: &Stored) -> ScanReaderState {
+        if event.stream_seq < self.request.stream_seq {
+            return ScanReaderState::Stays;
+        }
+        self.flush();
+        self.sender.expire();
+        ScanReaderState::Leaves
     }
 
     /// Hands the batch over. A reader that has not taken the one before, and does not take it
@@ -301,10 +318,10 @@ impl ScanReader {
         }
         let batch = ScanBatch {
             events: std::mem::take(&mut self.batch),
-            held: vec![std::mem::replace(&mut self.held, self.budget.empty())],
+            held: std::mem::take(&mut self.held),
         };
         self.bytes = 0;
-        let Err(mut refused) = self.sender.deliver(batch, ScanBatch::join) else {
+        let Err(refused) = self.sender.deliver(batch, ScanBatch::join) else {
             return ScanReaderState::Stays;
         };
         if self.sender.is_unread() {
@@ -316,9 +333,7 @@ impl ScanReader {
             .map(|event| event.payload().len())
             .sum();
         self.batch = refused.events;
-        if let Some(held) = refused.held.pop() {
-            self.held = held;
-        }
+        self.held = refused.held;
         self.is_blocked = true;
         ScanReaderState::Blocked
     }
@@ -353,41 +368,49 @@ mod tests {
     use futures_util::FutureExt as _;
 
     fn reader(stream_seq: StreamSeq) -> (ScanReader, Mailbox<ScanBatch>) {
-        reader_in(stream_seq, &Budget::unlimited())
+        reader_of("j", stream_seq)
     }
 
-    fn reader_in(stream_seq: StreamSeq, budget: &Budget) -> (ScanReader, Mailbox<ScanBatch>) {
+    fn reader_of(job: &str, stream_seq: StreamSeq) -> (ScanReader, Mailbox<ScanBatch>) {
         let (sender, receiver) = mailbox();
         let request = ScanRequest {
-            job: "j".parse().unwrap(),
+            job: job.parse().unwrap(),
             stream_seq,
             until: None,
         };
-        (ScanReader::new(request, sender, budget.clone()), receiver)
+        (ScanReader::new(request, sender), receiver)
+    }
+
+    fn pass_of(readers: Vec<ScanReader>) -> ScanPass {
+        ScanPass::new(readers, 2000, Budget::unlimited())
     }
 
     fn event(bytes: usize) -> Arc<Stored> {
+        Arc::new(event_of(&"j".parse().unwrap(), bytes))
+    }
+
+    fn event_of(job: &JobId, bytes: usize) -> Stored {
         let pad = "x".repeat(bytes);
         let payload =
-            format!(r#"{{"type":"x","job":"j","seq":1,"attempt":1,"ts":1,"pad":{pad:?}}}"#);
-        Arc::new(Stored::decode(&"j".parse().unwrap(), 7, payload.into()).unwrap())
+            format!(r#"{{"type":"x","job":"{job}","seq":1,"attempt":1,"ts":1,"pad":{pad:?}}}"#);
+        Stored::decode(job, 7, payload.into()).unwrap()
     }
 
     #[test]
     fn readers_that_do_not_receive_hold_at_most_the_budget() {
         let budget = Budget::new(1 << 20);
-        let mut pass = ScanPass::new(Vec::new(), 2000);
+        let mut pass = ScanPass::new(Vec::new(), 2000, budget.clone());
         let mut receivers = Vec::new();
-        for _ in 0..100 {
-            let (reader, receiver) = reader_in(1, &budget);
+        let jobs: Vec<String> = (0..100).map(|n| format!("j{n}")).collect();
+        for job in &jobs {
+            let (reader, receiver) = reader_of(job, 1);
             pass.add(reader);
             receivers.push(receiver);
         }
         for _ in 0..100 {
-            let event = event(10_000);
-            pass.deliver("j".parse().ok(), event.stream_seq, |_| {
-                Some(Arc::into_inner(event).unwrap())
-            });
+            for job in &jobs {
+                pass.deliver(job.parse().ok(), 7, |job| Some(event_of(job, 10_000)));
+            }
             if pass.is_blocked() {
                 pass.leave_blocked();
             }
@@ -401,18 +424,59 @@ mod tests {
             budget.used()
         );
         for receiver in &mut receivers {
-            while let Some(Ok(_)) = receiver.take().now_or_never() {}
-            let closed = receiver.take().now_or_never().unwrap();
-            assert_eq!(closed.unwrap_err(), NoMail::Closed);
+            let mut taken = 0;
+            while let Some(Ok(batch)) = receiver.take().now_or_never() {
+                taken += batch.events.len();
+            }
+            let ended = receiver.take().now_or_never().unwrap().unwrap_err();
+            // A reader that got nothing learns that there was no room, and reads in another way.
+            let expected = if taken > 0 {
+                NoMail::Closed
+            } else {
+                NoMail::Expired
+            };
+            assert_eq!(ended, expected, "{taken}");
         }
         assert_eq!(budget.used(), 0, "taken batches free the budget");
+    }
+
+    #[test]
+    fn an_event_counts_once_for_all_readers_of_its_job() {
+        let size = event(10_000).size();
+        let budget = Budget::new(size);
+        let mut pass = ScanPass::new(Vec::new(), 2000, budget.clone());
+        let mut receivers = Vec::new();
+        for _ in 0..100 {
+            let (reader, receiver) = reader(1);
+            pass.add(reader);
+            receivers.push(receiver);
+        }
+        pass.deliver("j".parse().ok(), 7, |job| Some(event_of(job, 10_000)));
+        pass.flush();
+        for receiver in &mut receivers {
+            assert_eq!(budget.used(), size);
+            let batch = receiver.take().now_or_never().unwrap().unwrap();
+            assert_eq!(batch.events.len(), 1);
+        }
+        assert_eq!(budget.used(), 0, "the last reader has taken it");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_need_an_event_stays_although_there_is_no_room_for_it() {
+        let (needs, mut no_room) = reader(1);
+        let (later, _batches) = reader(1000);
+        let mut pass = ScanPass::new(vec![needs, later], 2000, Budget::new(1));
+        pass.deliver("j".parse().ok(), 7, |job| Some(event_of(job, 10)));
+        let ended = no_room.take().now_or_never().unwrap();
+        assert_eq!(ended.unwrap_err(), NoMail::Expired);
+        assert!(!pass.is_over());
     }
 
     #[test]
     fn a_reader_that_takes_what_it_has_stays_in_the_pass() {
         let (first, mut takes) = reader(1);
         let (second, _idle) = reader(1);
-        let mut pass = ScanPass::new(vec![first, second], 2000);
+        let mut pass = pass_of(vec![first, second]);
         let mut taken = 0;
         for _ in 0..500 {
             let event = event(1000);
@@ -443,7 +507,7 @@ mod tests {
     #[test]
     fn a_reader_that_takes_nothing_leaves_after_some_ticks() {
         let (idle, _mailbox) = reader(1);
-        let mut pass = ScanPass::new(vec![idle], 2000);
+        let mut pass = pass_of(vec![idle]);
         pass.deliver("j".parse().ok(), 7, |_| Arc::into_inner(event(10)));
         for _ in 0..SCAN_TICKS + 2 {
             assert!(!pass.is_over());
@@ -455,7 +519,7 @@ mod tests {
     #[test]
     fn a_late_reader_joins_only_a_pass_that_has_not_read_its_first_message() {
         let (first, _batches) = reader(1000);
-        let mut pass = ScanPass::new(vec![first], 2000);
+        let mut pass = pass_of(vec![first]);
         assert_eq!(pass.start(1), Some(1000));
         let can_serve = |pass: &ScanPass, stream_seq| pass.can_serve(&reader(stream_seq).0);
         // No message was read yet, but those before the start will not be.
@@ -468,16 +532,17 @@ mod tests {
     fn a_batch_is_limited_in_events_and_in_bytes() {
         for (bytes, size) in [(1, SCAN_BATCH), (STEP_BYTES / 4, 4), (2 * STEP_BYTES, 1)] {
             let (mut reader, mut batches) = reader(1);
+            let held = Arc::new(Budget::unlimited().empty());
             for _ in 1..size {
                 assert_eq!(
-                    reader.push(&event(bytes)),
+                    reader.push(&event(bytes), &held),
                     ScanReaderState::Stays,
                     "{bytes}"
                 );
                 assert!(batches.take().now_or_never().is_none(), "{bytes}");
             }
             assert_eq!(
-                reader.push(&event(bytes)),
+                reader.push(&event(bytes), &held),
                 ScanReaderState::Stays,
                 "{bytes}"
             );
@@ -489,7 +554,7 @@ mod tests {
     #[test]
     fn a_pass_does_not_start_before_the_first_message_of_the_shard() {
         let (first, _batches) = reader(3);
-        let mut pass = ScanPass::new(vec![first], 2000);
+        let mut pass = pass_of(vec![first]);
         assert_eq!(pass.start(40), Some(40));
         // A reader whose first messages have expired need not wait for another pass.
         assert!(pass.can_serve(&reader(40).0));
