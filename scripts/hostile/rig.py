@@ -70,21 +70,6 @@ class Rig:
         command = [self.program, "worker", "--kind", kind, "--concurrency", str(concurrency), "--nats", self.url, *backend]
         return self.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-<<<<<<< HEAD
-    def edge_with(self, *flags):
-        """Starts an edge with these flags. Returns its process and its port."""
-        command = self.tailwater("edge", "--listen", "127.0.0.1:0", *flags)
-        with open(Path(self.folder.name, "edge.log"), "ab") as log:
-            edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        line = edge.stdout.readline()
-        if not (ready := re.search(r"ready http://.*:(\d+)", line)):
-            raise RuntimeError(f"an edge did not start: {line!r}")
-        return edge, int(ready[1])
-
-    def start_edge(self):
-        """Starts a new edge, so that an attack does not affect the next one."""
-        self.edge, self.port = self.edge_with("--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test")
-=======
     def certificate(self):
         """The files of a certificate and its key, made when they are first used."""
         cert, key = Path(self.folder.name, "edge.pem"), Path(self.folder.name, "edge.key")
@@ -94,21 +79,24 @@ class Rig:
             subprocess.run(command, check=True, capture_output=True, timeout=30)
         return cert, key
 
+    def edge_with(self, *flags):
+        """Starts an edge with these flags. Returns its process and its port."""
+        command = self.tailwater("edge", "--listen", "127.0.0.1:0", *flags)
+        with open(Path(self.folder.name, "edge.log"), "ab") as log:
+            edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        line = edge.stdout.readline()
+        if not (ready := re.search(r"ready https?://.*:(\d+)", line)):
+            raise RuntimeError(f"an edge did not start: {line!r}")
+        return edge, int(ready[1])
+
     def start_edge(self, tls=False):
         """Starts a new edge, so that an attack does not affect the next one."""
-        flags = ["--listen", "127.0.0.1:0", "--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test"]
+        flags = ["--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test"]
         self.tls = tls_to("http/1.1") if tls else None
         if tls:
             cert, key = self.certificate()
             flags += ["--tls-cert", cert, "--tls-key", key]
-        command = self.tailwater("edge", *flags)
-        log = open(Path(self.folder.name, "edge.log"), "ab")
-        self.edge = self.start(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        line = self.edge.stdout.readline()
-        if not (ready := re.search(r"ready https?://.*:(\d+)", line)):
-            raise SystemExit(f"the edge did not start: {line!r}")
-        self.port = int(ready[1])
->>>>>>> 120b3d63f963f41feeb6d7e7b2bc44321c73bed7
+        self.edge, self.port = self.edge_with(*flags)
 
     def start_watchers(self, jobs):
         tls = "tls" if self.tls else "plain"

@@ -183,19 +183,7 @@ impl Replay for LogReplay {
                 }
                 ReplayPhase::Pages { stream_seq } => {
                     let stream_seq = *stream_seq;
-                    self.read(move |reader, job| async move {
-                        let page = reader.page(&job, stream_seq).await?;
-                        let next = page.last.filter(|_| page.more);
-                        let next = next.map_or(ReplayPhase::Over, |last| ReplayPhase::Pages {
-                            stream_seq: last + 1,
-                        });
-                        Ok(ReplayPart {
-                            events: page.events,
-                            next,
-                            chain: None,
-                            is_proven: false,
-                        })
-                    });
+                    self.read_page(stream_seq);
                 }
                 ReplayPhase::Reading(part) => match part.get_pin().await {
                     Ok(ReplayPart {
@@ -242,6 +230,23 @@ impl LogReplay {
             lookup: None,
             reading: None,
         }
+    }
+
+    /// Reads the page of the log at `stream_seq`.
+    fn read_page(&mut self, stream_seq: StreamSeq) {
+        self.read(move |reader, job| async move {
+            let page = reader.page(&job, stream_seq).await?;
+            let next = page.last.filter(|_| page.more);
+            let next = next.map_or(ReplayPhase::Over, |last| ReplayPhase::Pages {
+                stream_seq: last + 1,
+            });
+            Ok(ReplayPart {
+                events: page.events,
+                next,
+                chain: None,
+                is_proven: false,
+            })
+        });
     }
 
     /// Starts to read the log itself. The replay counts among those of the shard until it is
