@@ -270,7 +270,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     saved: () => Object.keys(kept()),
     submit({ key, id, ...rest }, options = {}) {
       // With a key the edge derives the id.
-      const job = id ?? (key ? id : [rest.kind, randomId()].join(":"));
+      const job = id ?? (key ? undefined : `${rest.kind}:${randomId()}`);
       return queue.add({ op: "submit", job, key, body: { ...rest, id: job } }, options);
     },
     cancel: (job, options = {}) => queue.add({ op: "cancel", job }, options),
