@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::feed::Feed;
-use super::siblings::Siblings;
+use super::siblings::{FeedTable, Siblings};
 use super::unpacked::UnpackedFeeds;
 use super::waiting::WaitingTable;
 use super::watchers::Standing;
@@ -34,21 +34,6 @@ pub struct Hub<S> {
     eventless: FairSlots,
     pub(super) waiting: WaitingTable,
     pub(super) unpacked: UnpackedFeeds,
-}
-
-/// The feeds of one hub.
-#[derive(Debug, Default)]
-pub(super) struct FeedTable(Mutex<HashMap<JobId, Arc<Feed>>>);
-
-impl FeedTable {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The feed of a job, if it has one.
-    pub(super) fn get(&self, job: &JobId) -> Option<Arc<Feed>> {
-        self.lock().get(job).cloned()
-    }
 }
 
 /// The hub cannot hold another feed.

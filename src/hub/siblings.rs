@@ -1,11 +1,28 @@
 //! The hubs of one process. A client that connects again may reach another thread, whose feed then
 //! starts with the history that the first thread has, instead of reading the log.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::feeds::FeedTable;
+use super::feed::Feed;
 use super::history::FeedHistory;
 use crate::wire::{JobId, Stored};
+
+/// The feeds of one hub.
+#[derive(Debug, Default)]
+pub(super) struct FeedTable(Mutex<HashMap<JobId, Arc<Feed>>>);
+
+impl FeedTable {
+    /// Access to the feeds.
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Feed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The feed of a job, if it has one.
+    pub(super) fn get(&self, job: &JobId) -> Option<Arc<Feed>> {
+        self.lock().get(job).cloned()
+    }
+}
 
 /// The hubs of one process, whose feeds start with one another's histories.
 #[derive(Clone, Debug, Default)]
