@@ -244,7 +244,7 @@ async def connections(rig, count):
 STRINGS = [
     "..", ".", "../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e", "%00", "a%00b", "*", ">", "tw.*", "a.b", "a.>", "$JS.API.>", "$SYS",
     "_INBOX.>", "a b", "a%20b", "a%0d%0aX: y", "%0d%0a", "';DROP TABLE jobs;--", "<script>", "${jndi:ldap://x}", "{{7*7}}", "é", "%ff", "%e2%80%ae",
-    "a" * 65, "a" * 8000, "-" * 64 + "!", "callback-x.y", "con", "nul",
+    "a" * 65, "a" * 8000, "-" * 64 + "!", "callback-x.y", "con", "nul", ":", "a:", ":a", "a:b:c", "a:b.c", "a:*", "a%3ab%3ac",
 ]
 
 

@@ -21,6 +21,8 @@ use crate::wire::JobId;
 pub struct Control {
     client: Client,
     signals: async_nats::Subscriber,
+    /// Where questions are answered.
+    alive: String,
     /// Changes when the connection was down: signals may have been lost.
     back: watch::Receiver<Option<Instant>>,
 }
@@ -56,6 +58,7 @@ impl Control {
         Ok(Self {
             client: nats.work.clone(),
             signals,
+            alive: nats.names.alive(job),
             back,
         })
     }
@@ -64,8 +67,12 @@ impl Control {
     pub async fn next(&mut self) -> ControlSignal {
         tokio::select! {
             Some(message) = self.signals.next() => match message.reply {
-                Some(reply) => ControlSignal::Question(Question { client: self.client.clone(), reply }),
-                None => ControlSignal::Look,
+                // The sender chooses the reply subject, and may not publish everywhere where this
+                // worker may: an answer could be stored in the log of the job.
+                Some(reply) if reply.as_str() == self.alive => {
+                    ControlSignal::Question(Question { client: self.client.clone(), reply })
+                }
+                Some(_) | None => ControlSignal::Look,
             },
             Ok(()) = self.back.changed() => ControlSignal::Look,
             else => std::future::pending().await,

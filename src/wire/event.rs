@@ -43,8 +43,8 @@ struct ChunkFields<'a> {
     ts: u64,
 }
 
-/// How many bytes everything but the text of such an event has at most.
-const CHUNK_FIELDS_SIZE: usize = 192;
+/// How many bytes everything but the text and the job's id of such an event has at most.
+const CHUNK_FIELDS_SIZE: usize = 96;
 
 /// Defines [`Body`] and [`EventType`] from one list: documentation, type, name, fields.
 macro_rules! events {
@@ -297,7 +297,8 @@ impl Event {
                 attempt: self.attempt,
                 ts: self.ts,
             };
-            return codec::to_msgpack_sized(&fields, text.len() + CHUNK_FIELDS_SIZE);
+            let size = text.len() + self.job.as_str().len() + CHUNK_FIELDS_SIZE;
+            return codec::to_msgpack_sized(&fields, size);
         }
         codec::to_msgpack(self)
     }
@@ -314,6 +315,7 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::limits::NAME_MAX;
     use serde_json::json;
 
     fn event(body: Body) -> Event {
@@ -380,6 +382,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_stored_as_the_encoder_stores_an_event() {
+        let longest = format!("{0}:{0}", "j".repeat(NAME_MAX));
         for (channel, length) in [
             (Channel::Output, 1),
             (Channel::Reasoning, 40),
@@ -388,7 +391,7 @@ mod tests {
         ] {
             let text = "x".repeat(length);
             let event = Event {
-                job: "j".repeat(64).parse().unwrap(),
+                job: longest.parse().unwrap(),
                 seq: Seq(u64::MAX),
                 attempt: u32::MAX,
                 ts: u64::MAX,
@@ -396,7 +399,7 @@ mod tests {
             };
             let payload = event.encode().unwrap();
             assert_eq!(payload, codec::to_msgpack(&event).unwrap());
-            assert!(payload.len() <= length + CHUNK_FIELDS_SIZE);
+            assert!(payload.len() <= length + longest.len() + CHUNK_FIELDS_SIZE);
         }
     }
 

@@ -18,7 +18,8 @@ pub const INPUT_MEMORY_MAX: usize = 16 * 1024 * 1024;
 pub const EVENT_MAX: usize = STREAM_MESSAGE_MAX - MESSAGE_HEADERS_MAX;
 /// The largest message that the streams accept, headers included: `max_msg_size` in `nats/`.
 pub const STREAM_MESSAGE_MAX: usize = 1024 * 1024;
-/// Room for a message's headers, in bytes. The fence and a message id take about 110.
+/// Room for a message's headers, in bytes. The fence and the digest of a segment take at most 140, a
+/// message id at most 160.
 pub const MESSAGE_HEADERS_MAX: usize = 1024;
 /// The largest HTTP body and WebSocket message, in bytes: an input, escaped once more, and the
 /// fields around it.

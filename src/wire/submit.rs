@@ -37,7 +37,7 @@ pub(super) struct SubmissionFields<'a> {
     /// The job's id; if absent, the edge generates one. A qualified id must name the job's kind.
     #[schemars(
         with = "Option<JobId>",
-        extend("not" = {"pattern": format!("^({RESERVED_KIND}:|([A-Za-z0-9_-]+:)?{KEY_ID})"), "type": "string"})
+        extend("not" = {"pattern": format!("^({RESERVED_KIND}:|([A-Za-z0-9_-]+:)?{KEY_ID}[^:]*$)"), "type": "string"})
     )]
     id: Option<String>,
     /// How long the job may take from submission to its end, including all attempts and waits, in
@@ -356,6 +356,8 @@ mod tests {
         for id in ["callback:j", "key-j", "k:key-j"] {
             assert_eq!(refusal(&json!({"kind": "k", "id": id})), Code::BadJobId);
         }
+        // A kind may have such a name.
+        assert!(read(&json!({"kind": "key-k", "id": "key-k:j"})).is_ok());
         assert_eq!(
             refusal(&json!({"kind": "k", "timeout_ms": 0})),
             Code::BadRequest

@@ -217,10 +217,18 @@ async def an_id_that_names_another_kind_is_not_a_job_of_this_one():
     assert await Stream().delivery(1, 0, "k:j").claim()
 
 
-async def the_subject_of_a_log_has_the_kind_that_the_id_names():
+async def a_question_is_answered_only_where_answers_belong():
+    attempt = Stream().delivery(1, 0, "k:j")
+    for reply in ("", "tw.chunks.0.k.j", "tw.alive.j", "tw.alive.k:j", "tw.jobs.callback.j"):
+        await attempt.signal(SimpleNamespace(reply=reply))
+    assert (attempt.look, attempt.asked) == (True, ["tw.alive.k:j"])
+
+
+async def the_subjects_of_a_job_have_the_kind_that_the_id_names():
     broker = Broker(SimpleNamespace(jetstream=lambda timeout: None), "tw", 1)
     assert broker.of_job("j") == ("TW_CHUNKS_0", "tw.chunks.0.j")
     assert broker.of_job("k:j") == ("TW_CHUNKS_0", "tw.chunks.0.k.j")
+    assert (broker.queued("j"), broker.queued("k:j")) == ("tw.jobs.*.j", "tw.jobs.k.k:j")
 
 
 for test in (
@@ -233,7 +241,8 @@ for test in (
     a_late_delivery_of_a_purged_job_does_not_bring_it_back,
     a_job_that_the_leader_of_the_queue_lacks_was_not_purged,
     an_id_that_names_another_kind_is_not_a_job_of_this_one,
-    the_subject_of_a_log_has_the_kind_that_the_id_names,
+    a_question_is_answered_only_where_answers_belong,
+    the_subjects_of_a_job_have_the_kind_that_the_id_names,
 ):
     asyncio.run(asyncio.wait_for(test(), 20))
     print(json.dumps(test.__name__), flush=True)

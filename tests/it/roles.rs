@@ -3,9 +3,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, Request};
 use futures_util::StreamExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -254,6 +254,52 @@ async fn a_worker_of_another_kind_cannot_forge_events_of_a_qualified_id() {
         let is_queued = shown.contains("queued") && !shown.contains("cancelled");
         assert!(is_queued, "{line}: {shown}");
     }
+}
+
+/// A worker answers a question with its own permissions, and the sender of the question chooses
+/// the reply subject.
+#[tokio::test]
+async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --shards 1";
+    accounts.run("setup", setup).await.prints();
+    let _worker = Process::start(accounts.command("worker-demo", "worker --kind demo demo"));
+    let submit = r#"submit --kind demo --input {"words":10000,"rate":20} --id demo:job"#;
+    // The worker declares its kind first.
+    until("a job", async || {
+        accounts.run("edge", submit).await.code == 0
+    })
+    .await;
+    let other = RawUser::connect(&accounts, "worker-other").await;
+    let control = "tw.control.demo:job";
+    let is_answered = async || {
+        let asks = Request::new().inbox("tw.alive.demo:job".to_owned());
+        other.client.send_request(control, asks).await.is_ok()
+    };
+    until("an answer", async || is_answered().await).await;
+    for _ in 0..3 {
+        let log = "tw.chunks.0.demo.job";
+        let asks = other.client.publish_with_reply(control, log, "".into());
+        asks.await.unwrap();
+        // The worker receives this question after the other one.
+        assert!(is_answered().await);
+    }
+    accounts.run("edge", "cancel demo:job").await.prints();
+    let ended = accounts.run("observer", "tail demo:job").await;
+    assert_eq!(ended.code, 3, "{ended:?}");
+    let exported = accounts.run("observer", "export demo:job").await.prints();
+    let edge = RawUser::connect(&accounts, "edge").await;
+    let info = edge.client.request(
+        "$JS.API.STREAM.INFO.TW_CHUNKS_0",
+        r#"{"subjects_filter":">"}"#.into(),
+    );
+    let info = within("the state of the shard", info).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    let events = exported.lines().count();
+    assert_eq!(
+        info["state"]["subjects"],
+        json!({"tw.chunks.0.demo.job": events})
+    );
 }
 
 #[tokio::test]

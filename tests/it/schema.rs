@@ -97,7 +97,7 @@ fn client_frames() -> [Value; 31] {
 }
 
 /// Submissions, valid and not.
-fn submissions() -> [Value; 18] {
+fn submissions() -> [Value; 19] {
     [
         json!({"kind": "k"}),
         json!({"kind": "k", "input": [null], "id": "j", "timeout_ms": 5, "silence_timeout_ms": null}),
@@ -110,6 +110,7 @@ fn submissions() -> [Value; 18] {
         json!({"kind": "k", "id": "key-j"}),
         json!({"kind": "k", "id": "k:key-j"}),
         json!({"kind": "k", "id": "k:k:j"}),
+        json!({"kind": "key-k", "id": "key-k:j"}),
         json!({"kind": "k", "timeout_ms": 0}),
         json!({"kind": "k", "timeout_ms": 1.5}),
         json!({"kind": "k", "timeout_ms": 1_u64 << 53}),
@@ -134,7 +135,7 @@ async fn the_schemas_accept_exactly_the_valid_client_frames() {
         )
         .collect();
     assert!(
-        taken.iter().filter(|taken| **taken).count() == 16,
+        taken.iter().filter(|taken| **taken).count() == 17,
         "{taken:?}"
     );
     let frames = frames.into_iter().map(|frame| ("ClientFrame", frame));

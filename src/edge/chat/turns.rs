@@ -186,6 +186,14 @@ mod tests {
         assert_eq!(search(period - 2, 5).await.0, None);
     }
 
+    #[test]
+    fn names_have_the_ids_of_chats_of_up_to_37_characters() {
+        for (length, beginning) in [(37, "chat-x"), (38, "chatid-")] {
+            let prefix = name_prefix(&"x".repeat(length));
+            assert!(prefix.starts_with(beginning), "{prefix}");
+        }
+    }
+
     #[tokio::test]
     async fn the_next_turn_follows_the_last_one_of_the_period() {
         let turns = ChatTurns::of(&kind(), "abc");

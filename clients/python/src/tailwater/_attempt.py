@@ -396,7 +396,8 @@ class Attempt:
     async def signal(self, message: Any) -> None:
         """Looks at the log soon."""
         self.look = True
-        if message.reply:
+        # The sender chooses the reply subject, and may not publish everywhere where this worker may, for example to the job's log.
+        if message.reply == f"{self.broker.prefix}.alive.{self.id}":
             self.asked.append(message.reply)
         self.news.set()
 

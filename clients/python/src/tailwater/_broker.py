@@ -71,15 +71,20 @@ class Broker:
         shard = zlib.crc32(job.encode()) % self.shards
         return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job.replace(':', '.')}"
 
+    def queued(self, job: str) -> str:
+        """The subject of a job in the queue. A plain id may be of any kind; workers may publish to the queue of callbacks under any id."""
+        kind, colon, _ = job.partition(":")
+        return f"{self.prefix}.jobs.{kind if colon else '*'}.{job}"
+
     async def is_queued(self, job: str) -> bool:
         """Whether the job waits in the queue or runs: the queue holds a job until it has ended."""
-        return await ask(self.js.get_last_msg, self.queue, f"{self.prefix}.jobs.*.{job}") is not None
+        return await ask(self.js.get_last_msg, self.queue, self.queued(job)) is not None
 
     async def has_removed(self, job: str, stream_seq: int) -> bool | None:
         """Whether the queue has removed the job that it stored with this stream sequence. None: the server that answered has not
         stored it yet. Followers may be ahead of a slow leader, and deliver jobs before it has them."""
         # One answer for both: two could come from two servers, or from before and after a server stored the job.
-        info = await ask(self.js.stream_info, self.queue, f"{self.prefix}.jobs.*.{job}")
+        info = await ask(self.js.stream_info, self.queue, self.queued(job))
         if info is None or info.state.last_seq < stream_seq:
             return None
         return not info.state.subjects
