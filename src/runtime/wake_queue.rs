@@ -134,29 +134,9 @@ impl QueuedWaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::wake_counter::WakeCounter;
     use std::pin::pin;
-    use std::sync::atomic::AtomicUsize;
     use tokio::time::advance;
-
-    /// Counts its wake-ups.
-    #[derive(Default)]
-    struct WakeCounter(AtomicUsize);
-
-    impl Wake for WakeCounter {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    impl WakeCounter {
-        fn count(&self) -> usize {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn poll<F: Future>(self: &Arc<Self>, future: Pin<&mut F>) -> Poll<F::Output> {
-            future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
-        }
-    }
 
     /// A task that waits for a signal from another thread.
     struct WaitingTask {
