@@ -61,6 +61,13 @@ mod tests {
     use tokio::task::coop::consume_budget;
     use tokio::time::timeout;
 
+    /// Waits for a timer. If it does not wake this task, the limit polls it, too late.
+    async fn ready_at(timer: &mut LazyTimer, at: Instant) {
+        let ready = poll_fn(|cx| timer.poll(at, cx));
+        timeout(Duration::from_secs(60), ready).await.unwrap();
+        assert!(Instant::now() - at < Duration::from_millis(2));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_timer_follows_its_time_in_both_directions() {
         let begun = Instant::now();
@@ -74,8 +81,7 @@ mod tests {
             );
         }
         for due in [5, 30, 31, 60] {
-            poll_fn(|cx| timer.poll(at(due), cx)).await;
-            assert!(Instant::now() - at(due) < Duration::from_millis(2));
+            ready_at(&mut timer, at(due)).await;
         }
     }
 
@@ -85,7 +91,15 @@ mod tests {
         assert!(is_over);
         let at = Instant::now() + Duration::from_secs(1);
         let mut timer = LazyTimer::default();
-        let due = poll_fn(|cx| timer.poll(at, cx));
-        timeout(Duration::from_secs(2), due).await.unwrap();
+        ready_at(&mut timer, at).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_wakes_the_task_that_polled_it_last() {
+        let at = Instant::now() + Duration::from_secs(1);
+        let mut timer = LazyTimer::default();
+        let mut other_task = Context::from_waker(Waker::noop());
+        assert!(timer.poll(at, &mut other_task).is_pending());
+        ready_at(&mut timer, at).await;
     }
 }

@@ -6,6 +6,8 @@ mod panics;
 mod signals;
 mod tasks;
 mod threads;
+#[cfg(test)]
+mod wake_counter;
 mod wake_queue;
 mod work;
 

@@ -1,31 +1,61 @@
 //! Runs a future beside others in one task without polling it each time that the task is woken for
 //! another one.
 
-use std::future::{Future, pending};
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
+
+/// Wakes a task, and records that it was for this future.
+#[derive(Debug)]
+struct OwnWaker {
+    is_woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for OwnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
 
 /// Runs a future with a waker of its own: it is polled only after it was woken itself.
 pub(crate) async fn with_own_waker<F: Future>(future: F) -> F::Output {
-    let mut only = std::iter::once(future).collect::<FuturesUnordered<_>>();
-    match only.next().await {
-        Some(output) => output,
-        // It holds a future until that has returned.
-        None => pending().await,
-    }
+    // Boxed, so that the task's other futures stay close together in memory.
+    let mut future = Box::pin(future);
+    let own = Arc::new(OwnWaker {
+        is_woken: AtomicBool::new(true),
+        task: AtomicWaker::new(),
+    });
+    let waker = Waker::from(Arc::clone(&own));
+    poll_fn(|cx| {
+        // Before the flag is read: a wake-up from now on wakes this task.
+        own.task.register(cx.waker());
+        if own.is_woken.swap(false, Ordering::AcqRel) {
+            future.as_mut().poll(&mut Context::from_waker(&waker))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::wake_counter::WakeCounter;
     use std::cell::{Cell, RefCell};
-    use std::future::poll_fn;
     use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn a_future_is_polled_only_when_it_was_woken() {
+    fn a_future_is_polled_only_when_it_was_woken_and_wakes_its_task_once() {
         let polls = Cell::new(0);
         let waker = RefCell::new(None);
         let mut woken = pin!(with_own_waker(poll_fn(|cx| {
@@ -37,14 +67,32 @@ mod tests {
                 Poll::Ready(7)
             }
         })));
-        let mut poll = || woken.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let task = Arc::<WakeCounter>::default();
         for before in [0, 1] {
             for _ in 0..3 {
-                assert_eq!(poll(), Poll::Pending);
+                assert_eq!(task.poll(woken.as_mut()), Poll::Pending);
                 assert_eq!(polls.get(), before + 1);
             }
+            assert_eq!(task.count(), before);
             waker.take().unwrap().wake();
         }
-        assert_eq!(poll(), Poll::Ready(7));
+        assert_eq!(task.poll(woken.as_mut()), Poll::Ready(7));
+    }
+
+    #[test]
+    fn a_wake_up_during_a_poll_is_not_lost() {
+        let polls = Cell::new(0);
+        let mut woken = pin!(with_own_waker(poll_fn(|cx| {
+            polls.set(polls.get() + 1);
+            if polls.get() == 1 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })));
+        let task = Arc::<WakeCounter>::default();
+        assert_eq!(task.poll(woken.as_mut()), Poll::Pending);
+        assert_eq!(task.count(), 1);
+        assert_eq!(task.poll(woken.as_mut()), Poll::Ready(()));
     }
 }

@@ -4,13 +4,14 @@
 //! one connection, the connection's task would therefore run after each of them, and write each
 //! message by itself.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::config::{WAKE_GATHER, WAKE_MANY};
@@ -23,8 +24,8 @@ pub(crate) struct WakeQueue(Arc<WakeQueueState>);
 struct WakeQueueState {
     /// The tasks to wake, each once.
     woken: Mutex<Vec<Arc<QueuedTask>>>,
-    /// Wakes [`WakeQueue::pass_on`].
-    passer: AtomicWaker,
+    /// A task was added to `woken`, which was empty.
+    not_empty: Notify,
 }
 
 /// What other threads wake instead of a task.
@@ -51,7 +52,13 @@ impl WakeQueue {
         let mut woken = Vec::new();
         let mut last: Option<Instant> = None;
         loop {
-            poll_fn(|cx| self.take(&mut woken, cx)).await;
+            // While wake-ups are gathered, a permit is stored instead of waking the thread.
+            self.0.not_empty.notified().await;
+            std::mem::swap(&mut woken, &mut *self.0.lock());
+            if woken.is_empty() {
+                // The last time, they were taken before their permit was stored.
+                continue;
+            }
             for task in woken.drain(..) {
                 task.pass_on();
             }
@@ -60,22 +67,6 @@ impl WakeQueue {
                 sleep(WAKE_GATHER).await;
             }
             last = Some(now);
-        }
-    }
-
-    /// Takes the tasks to wake. `woken` is empty before.
-    fn take(&self, woken: &mut Vec<Arc<QueuedTask>>, cx: &mut Context<'_>) -> Poll<()> {
-        std::mem::swap(woken, &mut *self.0.lock());
-        if woken.is_empty() {
-            // Only now: the thread is not woken while wake-ups are gathered. The queue is read again,
-            // so that no wake-up since then is lost.
-            self.0.passer.register(cx.waker());
-            std::mem::swap(woken, &mut *self.0.lock());
-        }
-        if woken.is_empty() {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
         }
     }
 
@@ -122,7 +113,7 @@ impl Wake for QueuedTask {
         woken.push(Arc::clone(self));
         drop(woken);
         if is_first {
-            queue.passer.wake();
+            queue.not_empty.notify_one();
         }
     }
 }
@@ -143,30 +134,9 @@ impl QueuedWaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::wake_counter::WakeCounter;
     use std::pin::pin;
-    use std::sync::atomic::AtomicUsize;
-    use tokio::sync::Notify;
     use tokio::time::advance;
-
-    /// Counts its wake-ups.
-    #[derive(Default)]
-    struct WakeCounter(AtomicUsize);
-
-    impl Wake for WakeCounter {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    impl WakeCounter {
-        fn count(&self) -> usize {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn poll<F: Future>(self: &Arc<Self>, future: Pin<&mut F>) -> Poll<F::Output> {
-            future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
-        }
-    }
 
     /// A task that waits for a signal from another thread.
     struct WaitingTask {
@@ -259,11 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_up_after_the_end_of_the_thread_is_ignored() {
+    fn a_backend_does_not_keep_the_wake_ups_of_a_thread_that_has_ended() {
         let queue = WakeQueue::default();
         let task = WaitingTask::new(&queue);
+        let other = WaitingTask::new(&queue);
+        other.waker.waker.wake_by_ref();
+        let state = Arc::downgrade(&queue.0);
         drop(queue);
+        assert_eq!(state.strong_count(), 0);
         task.waker.waker.wake_by_ref();
-        assert_eq!(task.woken.count(), 0);
+        assert_eq!(Arc::strong_count(&other.waker.task), 2);
     }
 }

@@ -43,7 +43,7 @@ struct ChunkFields<'a> {
     ts: u64,
 }
 
-/// How many bytes everything but the text and the job's id of such an event has at most.
+/// How many bytes everything but the text and the id of such an event has at most.
 const CHUNK_FIELDS_SIZE: usize = 96;
 
 /// Defines [`Body`] and [`EventType`] from one list: documentation, type, name, fields.
@@ -315,7 +315,7 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::limits::NAME_MAX;
+    use crate::wire::limits::{ID_MAX, NAME_MAX};
     use serde_json::json;
 
     fn event(body: Body) -> Event {
@@ -382,16 +382,18 @@ mod tests {
 
     #[test]
     fn a_chunk_is_stored_as_the_encoder_stores_an_event() {
-        let longest = format!("{0}:{0}", "j".repeat(NAME_MAX));
-        for (channel, length) in [
-            (Channel::Output, 1),
-            (Channel::Reasoning, 40),
-            (Channel::Output, 300),
-            (Channel::Reasoning, 70_000),
+        let name = "j".repeat(NAME_MAX);
+        let longest_id = format!("{name}:{name}");
+        assert_eq!(longest_id.len(), ID_MAX);
+        for (channel, text) in [
+            (Channel::Output, "x".to_owned()),
+            (Channel::Reasoning, "é".repeat(20)),
+            (Channel::Output, "€".repeat(100)),
+            (Channel::Reasoning, "😀".repeat(20_000)),
         ] {
-            let text = "x".repeat(length);
+            let most = text.len() + ID_MAX + CHUNK_FIELDS_SIZE;
             let event = Event {
-                job: longest.parse().unwrap(),
+                job: longest_id.parse().unwrap(),
                 seq: Seq(u64::MAX),
                 attempt: u32::MAX,
                 ts: u64::MAX,
@@ -399,7 +401,7 @@ mod tests {
             };
             let payload = event.encode().unwrap();
             assert_eq!(payload, codec::to_msgpack(&event).unwrap());
-            assert!(payload.len() <= length + longest.len() + CHUNK_FIELDS_SIZE);
+            assert!(payload.len() <= most, "{} > {most}", payload.len());
         }
     }
 

@@ -213,11 +213,15 @@ impl Attempt {
             event
         };
         tokio::select! {
+            // In this order: if this task runs late, output that is queued, or a result, came before
+            // a time limit passed. An event that is due comes before more output, which a fast
+            // backend always has, and before a check, since each append is one.
+            biased;
             () = handed_back => AttemptEvent::HandBack,
             result = self.writer.written() => AttemptEvent::Written(result),
             result = running, if is_running => AttemptEvent::Result(result),
-            event = piece => event,
             () = ready(()), if is_due => AttemptEvent::Due,
+            event = piece => event,
             () = self.look.notified(), if is_idle => AttemptEvent::Look,
             event = alarm => event,
         }

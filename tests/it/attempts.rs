@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailwater::backend::demo::Demo;
 use tailwater::backend::{Backend, Failure, Finish, Job, Output, Retry};
 use tailwater::nats::{CancelOutcome, Published};
 use tailwater::process_group::Signal;
@@ -89,9 +90,8 @@ async fn an_attempt_that_was_handed_back_does_not_count(broker: &Broker) {
     let input = words(60, 40, 3);
     let job = system.submit("deploys", input.clone()).await;
     for attempt in 1..=4 {
-        let demo = tailwater::backend::demo::Demo;
         let stop = system
-            .worker(demo, |settings| {
+            .worker(Demo, |settings| {
                 (settings.grace, settings.max_attempts) = (Duration::ZERO, 2)
             })
             .await;
@@ -276,6 +276,22 @@ async fn a_job_waiting_for_a_retry_is_cancelled_at_once(broker: &Broker) {
     let last = system.last(&job).await;
     let found = (last.event_type, last.seq);
     assert_eq!(found, (EventType::Cancelled, seq.successor()));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn output_that_waits_for_its_flush_is_not_silence() {
+    let system = System::on(Broker::shared_one()).await;
+    system
+        .worker(Demo, |settings| {
+            settings.flush.interval = Duration::from_secs(2)
+        })
+        .await;
+    let input = words(40, 10, 1);
+    let submission = limited(input.clone(), None, Some(1000));
+    let job = system.submit_with("talks", submission).await;
+    let state = system.ended(&job).await;
+    assert_eq!((state.status, state.output), (Status::Done, text(&input)));
     system.end().await;
 }
 

@@ -146,6 +146,32 @@ async fn a_job_can_end_while_its_backend_blocks() {
     system.end().await;
 }
 
+#[tokio::test]
+async fn output_that_a_stalled_worker_has_not_received_is_not_silence() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let mut jobs = Vec::new();
+    for seed in 0..12 {
+        let input = words(20, 5, seed);
+        let submission = limited(input.clone(), None, Some(1000));
+        let job = system
+            .submit_with(&format!("talks-{seed}"), submission)
+            .await;
+        jobs.push((job, input));
+    }
+    for (job, _) in &jobs {
+        system.reaches(job.as_str(), 3).await;
+    }
+    // The worker runs on the thread of this test.
+    block(Duration::from_millis(1500));
+    for (job, input) in &jobs {
+        let state = system.ended(job).await;
+        let found = (state.status, state.output);
+        assert_eq!(found, (Status::Done, text(input)), "{job}");
+    }
+    system.end().await;
+}
+
 /// Panics in as many attempts as its input says.
 struct Panics;
 
