@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::turn_queue::TurnQueue;
+use super::turn_queue::{QueuedTurn, TurnQueue};
 use crate::config::{DRAIN_TICK, TICK};
 
 /// The timer of a thread. Clones share it.
@@ -160,8 +160,13 @@ impl Alarm {
     }
 
     /// Wakes this task when the client's next turn has come.
-    pub(super) fn wait_for_turn(&self, waker: &Waker) {
-        self.alarms.0.turns.wait(waker);
+    pub(super) fn wait_for_turn(&self, waker: &Waker) -> QueuedTurn {
+        self.alarms.0.turns.wait(waker)
+    }
+
+    /// Whether that turn has come.
+    pub(super) fn has_come(&self, turn: QueuedTurn) -> bool {
+        self.alarms.0.turns.has_come(turn)
     }
 
     /// Wakes this task at `due`, and when the edge stops.

@@ -20,6 +20,7 @@ use super::output::{EventFraming, OutputQueue};
 use super::slow::SlowPart;
 use super::takeover::TakenStream;
 use super::turn::Turn;
+use super::turn_queue::QueuedTurn;
 use super::watches::Released;
 use crate::config::{ANSWER_WAIT, READ_CHUNK, STREAM_STALL, WRITE_WAIT};
 use crate::fair_slots::FairSlot;
@@ -31,6 +32,8 @@ pub(super) struct Link<T> {
     pub(super) output: OutputQueue,
     pub(super) alarm: Alarm,
     turn: Turn,
+    /// The turn for which the client waits, since the last one is over.
+    queued: Option<QueuedTurn>,
     pace: ReadPace,
     /// Since when the client has accepted no data.
     blocked_since: Option<Duration>,
@@ -66,6 +69,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             output: OutputQueue::new(framing),
             alarm,
             turn: Turn::default(),
+            queued: None,
             pace: ReadPace::new(),
             blocked_since: None,
             is_large: false,
@@ -150,19 +154,27 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         Poll::Pending
     }
 
-    /// Begins the client's turn: others were served since the last one.
+    /// Begins the client's turn: others were served since the last one. A client that waits for its
+    /// turn may be woken for other reasons before that.
     pub(super) fn begin_turn(&mut self) {
-        self.turn = Turn::default();
+        if self.queued.is_none_or(|turn| self.alarm.has_come(turn)) {
+            self.queued = None;
+            self.turn = Turn::default();
+        }
     }
 
     /// Lets others be served at the end of the client's turn.
     fn poll_turn(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if !self.turn.is_over() {
-            return Poll::Ready(());
+        if self.queued.is_some() {
+            self.begin_turn();
+        } else if self.turn.is_over() {
+            self.queued = Some(self.alarm.wait_for_turn(cx.waker()));
         }
-        self.begin_turn();
-        self.alarm.wait_for_turn(cx.waker());
-        Poll::Pending
+        if self.queued.is_some() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
     }
 
     /// Drops the events that wait. See [`OutputQueue::release`].
@@ -242,24 +254,26 @@ mod tests {
     use crate::edge::alarm::Alarms;
     use crate::runtime::Tasks;
     use crate::wire::Stored;
+    use futures_util::{FutureExt as _, poll};
     use std::future::poll_fn;
-    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
     use tokio::task::yield_now;
     use tokio_util::sync::CancellationToken;
 
+    /// A client of a thread that gives its clients their turns.
+    async fn connect(tasks: &Tasks) -> (DuplexStream, Link<DuplexStream>) {
+        let alarms = Alarms::new();
+        let stop = CancellationToken::new();
+        tasks.spawn(alarms.clone().run(stop, tasks.stop().clone()));
+        yield_now().await;
+        let (client, edge) = duplex(1 << 20);
+        (client, Link::new(edge, Stored::json, alarms.alarm()))
+    }
+
     #[tokio::test]
     async fn each_poll_writes_one_turn_until_everything_is_written() {
-        let alarms = Alarms::new();
         let tasks = Tasks::default();
-        tasks.spawn(
-            alarms
-                .clone()
-                .run(CancellationToken::new(), tasks.stop().clone()),
-        );
-        // The turns are given by the task.
-        yield_now().await;
-        let (mut client, edge) = duplex(1 << 20);
-        let mut link = Link::new(edge, Stored::json, alarms.alarm());
+        let (mut client, mut link) = connect(&tasks).await;
         let sent = vec![b'x'; 5 * TURN_BYTES / 2];
         link.output.put(sent.clone());
         let mut polls = 0;
@@ -273,6 +287,27 @@ mod tests {
         let mut received = vec![0; sent.len()];
         client.read_exact(&mut received).await.unwrap();
         assert!(received == sent);
+        assert!(tasks.end(WRITE_WAIT).await);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_woken_before_its_turn_writes_nothing() {
+        let tasks = Tasks::default();
+        let (mut client, mut link) = connect(&tasks).await;
+        link.output.put(vec![b'x'; 3 * TURN_BYTES]);
+        let mut received = Vec::with_capacity(3 * TURN_BYTES);
+        for turns in 1..=2 {
+            for _ in 0..10 {
+                link.begin_turn();
+                assert!(poll!(poll_fn(|cx| link.poll_flush(cx))).is_pending());
+            }
+            while let Some(read) = client.read_buf(&mut received).now_or_never() {
+                read.unwrap();
+            }
+            assert_eq!(received.len(), turns * TURN_BYTES);
+            // The turn comes.
+            yield_now().await;
+        }
         assert!(tasks.end(WRITE_WAIT).await);
     }
 }

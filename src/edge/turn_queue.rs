@@ -11,6 +11,10 @@ use tokio::task::yield_now;
 
 use crate::config::TURNS_AT_ONCE;
 
+/// The turn for which a client waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueuedTurn(u64);
+
 /// The queue of a thread.
 #[derive(Debug, Default)]
 pub(super) struct TurnQueue {
@@ -23,6 +27,8 @@ pub(super) struct TurnQueue {
 struct QueuedTurns {
     /// What wakes those that wait, in their order.
     wakers: VecDeque<Waker>,
+    /// How many turns have come.
+    begun: u64,
     /// Whether [`TurnQueue::serve`] runs.
     is_served: bool,
 }
@@ -41,31 +47,53 @@ impl Drop for Served<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_served = false;
-        let waiting = std::mem::take(&mut state.wakers);
+        let waiting = state.begin(usize::MAX);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
     }
 }
 
+impl QueuedTurns {
+    /// Begins the turns of at most `max` of those that wait. Returns what wakes them.
+    fn begin(&mut self, max: usize) -> Vec<Waker> {
+        let count = self.wakers.len().min(max);
+        let next = self.wakers.drain(..count).collect();
+        self.begun += count as u64;
+        if self.wakers.is_empty() {
+            self.wakers.shrink_to(TURNS_AT_ONCE);
+        }
+        next
+    }
+}
+
 impl TurnQueue {
-    /// Wakes a task when its client's next turn has come; at once if nothing serves the queue.
-    pub(super) fn wait(&self, waker: &Waker) {
+    /// Wakes a task when its client's next turn has come; at once if nothing serves the queue. A
+    /// client waits for one turn at a time.
+    pub(super) fn wait(&self, waker: &Waker) -> QueuedTurn {
         let mut state = self.lock();
         if !state.is_served {
+            let turn = QueuedTurn(state.begun);
             drop(state);
             waker.wake_by_ref();
-            return;
+            return turn;
         }
         state.wakers.push_back(waker.clone());
+        let turn = QueuedTurn(state.begun + state.wakers.len() as u64);
         drop(state);
         self.used.notify_one();
+        turn
+    }
+
+    /// Whether this turn has come.
+    pub(super) fn has_come(&self, turn: QueuedTurn) -> bool {
+        self.lock().begun >= turn.0
     }
 
     /// Wakes those that wait, until this is dropped.
     pub(super) async fn serve(&self) {
         let _served = Served::new(self);
         loop {
-            let next = self.take_next();
+            let next = self.lock().begin(TURNS_AT_ONCE);
             if next.is_empty() {
                 self.used.notified().await;
             } else {
@@ -74,16 +102,6 @@ impl TurnQueue {
                 yield_now().await;
             }
         }
-    }
-
-    fn take_next(&self) -> Vec<Waker> {
-        let mut state = self.lock();
-        let count = state.wakers.len().min(TURNS_AT_ONCE);
-        let next = state.wakers.drain(..count).collect();
-        if state.wakers.is_empty() {
-            state.wakers.shrink_to(TURNS_AT_ONCE);
-        }
-        next
     }
 
     fn lock(&self) -> MutexGuard<'_, QueuedTurns> {
@@ -124,15 +142,17 @@ mod tests {
         let clients: Vec<_> = (0..=2 * TURNS_AT_ONCE)
             .map(|_| Arc::new(Client::default()))
             .collect();
-        for client in &clients {
-            queue.wait(&Waker::from(Arc::clone(client)));
-        }
+        let turns: Vec<_> = clients
+            .iter()
+            .map(|client| queue.wait(&Waker::from(Arc::clone(client))))
+            .collect();
         let served = || {
             clients
                 .iter()
                 .map(|client| client.woken())
                 .collect::<Vec<_>>()
         };
+        assert!(turns.iter().all(|turn| !queue.has_come(*turn)));
         for count in [
             TURNS_AT_ONCE,
             2 * TURNS_AT_ONCE,
@@ -143,6 +163,8 @@ mod tests {
             let first = |client: usize| usize::from(client < count);
             let expected: Vec<_> = (0..clients.len()).map(first).collect();
             assert_eq!(served(), expected);
+            let come = turns.iter().filter(|turn| queue.has_come(**turn));
+            assert_eq!(come.count(), count);
         }
     }
 
@@ -151,16 +173,17 @@ mod tests {
         let queue = TurnQueue::default();
         let client = Arc::new(Client::default());
         let waker = Waker::from(Arc::clone(&client));
-        queue.wait(&waker);
-        assert_eq!(client.woken(), 1);
-        {
+        let turn = queue.wait(&waker);
+        assert!(client.woken() == 1 && queue.has_come(turn));
+        let turn = {
             let mut serving = pin!(queue.serve());
             assert!(poll!(serving.as_mut()).is_pending());
-            queue.wait(&waker);
-            assert_eq!(client.woken(), 1);
-        }
-        assert_eq!(client.woken(), 2, "the end of the queue");
-        queue.wait(&waker);
-        assert_eq!(client.woken(), 3);
+            let turn = queue.wait(&waker);
+            assert!(client.woken() == 1 && !queue.has_come(turn));
+            turn
+        };
+        assert!(client.woken() == 2 && queue.has_come(turn), "the end");
+        let turn = queue.wait(&waker);
+        assert!(client.woken() == 3 && queue.has_come(turn));
     }
 }

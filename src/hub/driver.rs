@@ -57,9 +57,6 @@ pub(super) struct Driver<S: EventSource> {
     probe_backoff: Backoff,
     /// The last event that was delivered.
     last: Option<Arc<Stored>>,
-    /// Whether the log may have been rebuilt. Until it is checked, nothing is delivered and no
-    /// copy postpones the probe.
-    may_be_rebuilt: bool,
     /// The pause before a failed check for a rebuilt log is repeated.
     check_backoff: Backoff,
     /// Whether a copy was ignored until the log is checked.
@@ -117,7 +114,6 @@ impl<S: EventSource> Driver<S> {
             probe_at: Instant::now(),
             probe_backoff: Backoff::new(PROBE_SILENT, PROBE_MAX),
             last: None,
-            may_be_rebuilt: false,
             check_backoff: Backoff::new(REREAD_FIRST, REREAD_MAX),
             ignored_copy: false,
             rebuilt: false,
@@ -150,7 +146,7 @@ impl<S: EventSource> Driver<S> {
             Wake::Refilled(refilled) => {
                 // The log may have been read after a disturbance that was not applied yet.
                 self.signals(cx);
-                if !self.may_be_rebuilt {
+                if !self.feed.may_be_rebuilt() {
                     self.refilled(refilled);
                 } else if matches!(refilled, Refilled::Done { .. }) {
                     // The disturbance found no running replay to abandon.
@@ -175,7 +171,7 @@ impl<S: EventSource> Driver<S> {
         let source = self.hub.source();
         let feed = &self.feed;
         let ended = self.stitcher.is_ended();
-        let may_be_rebuilt = self.may_be_rebuilt;
+        let may_be_rebuilt = feed.may_be_rebuilt();
         let is_refilling = self.refill.is_busy() && !may_be_rebuilt;
         let is_probed = self.tail.is_some() && (may_be_rebuilt || !ended);
         let is_opening = self.tail.is_none() && !ended;

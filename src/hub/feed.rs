@@ -27,6 +27,9 @@ pub struct Feed {
     /// The memory of the feed and its history.
     reservation: Mutex<Reservation>,
     slot: FairSlot,
+    /// Whether the log may have been rebuilt. Until it is checked, nothing is delivered, no copy
+    /// postpones the probe, and no other feed starts with this history.
+    may_be_rebuilt: AtomicBool,
     /// Whether the log was rebuilt.
     rebuilt: AtomicBool,
     /// Whether there is no room for it, because too many watched jobs have no event.
@@ -54,6 +57,7 @@ impl Feed {
             history: Mutex::new(None),
             reservation: Mutex::new(reservation),
             slot,
+            may_be_rebuilt: AtomicBool::new(false),
             rebuilt: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             changed: Notify::new(),
@@ -143,6 +147,14 @@ impl Feed {
         self.rebuilt.load(Ordering::Acquire)
     }
 
+    pub(super) fn may_be_rebuilt(&self) -> bool {
+        self.may_be_rebuilt.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_may_be_rebuilt(&self, yes: bool) {
+        self.may_be_rebuilt.store(yes, Ordering::Relaxed);
+    }
+
     pub(super) fn set_rebuilt(&self) {
         *self.lock() = None;
         self.rebuilt.store(true, Ordering::Release);
@@ -157,14 +169,18 @@ impl Feed {
         self.lock().get_or_insert(history);
     }
 
-    /// See [`FeedHistory::copy_before`].
+    /// See [`FeedHistory::copy_before`]. `None` also while the log may have been rebuilt.
     pub(super) fn copy_before(&self, last: &Arc<Stored>) -> Option<(FeedHistory, Arc<Stored>)> {
+        if self.may_be_rebuilt() {
+            return None;
+        }
         self.lock().as_ref()?.copy_before(last)
     }
 
     /// Drops the history; watchers wait until it is opened again.
     pub(super) fn close(&self) {
         *self.lock() = None;
+        self.set_may_be_rebuilt(false);
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut FeedHistory)) {

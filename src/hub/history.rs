@@ -204,6 +204,38 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_leads_to_an_event_of_the_log_or_to_a_newer_one() {
+        let mut history = FeedHistory::new(job(), Seq(1), 1 << 20);
+        let empty = history.copy_before(&event(1, 50));
+        assert!(empty.is_none());
+        for seq in 1..=40 {
+            history.push(event(seq, 50));
+        }
+        let following = |last: Arc<Stored>| {
+            let (mut copy, event) = history.copy_before(&last)?;
+            assert_eq!(copy.next_seq(), event.seq);
+            copy.push(Arc::clone(&event));
+            for seq in 1..=event.seq.0 {
+                let found = copy.find(Seq(seq)).unwrap();
+                assert_eq!(found.seq, Seq(seq));
+            }
+            Some(event.seq.0)
+        };
+        for known in [40, 39, 30] {
+            assert_eq!(following(event(known, 50)), Some(40));
+        }
+        // Packed: the log's last event is seldom that old.
+        assert_eq!(following(event(20, 50)), None);
+        assert_eq!(following(event(41, 50)), Some(41));
+        assert_eq!(following(event(42, 50)), None, "one is missing");
+        let unconfirmed = Arc::into_inner(event(41, 50)).unwrap().after(None);
+        assert_eq!(following(Arc::new(unconfirmed)), None);
+        for other in [event(40, 51), event(39, 51)] {
+            assert_eq!(following(other), None, "of another log");
+        }
+    }
+
+    #[test]
     fn a_large_event_evicts_all_older_ones() {
         let mut history = FeedHistory::new(job(), Seq(1), 10_000);
         for seq in 1..=60 {

@@ -43,7 +43,7 @@ impl Siblings {
         job: &JobId,
         last: &Arc<Stored>,
     ) -> Option<(FeedHistory, Arc<Stored>)> {
-        // No lock is held while a history is copied.
+        // The hubs are not locked while a history is copied.
         let tables = self
             .0
             .lock()

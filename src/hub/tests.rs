@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use super::{FeedWatch, Hub, Siblings, Waiter};
 use crate::budget::Budget;
 use crate::config::{
-    FEED_BYTES, FEED_LINGER, FEED_STEP, PROBE_FIRST, PROBE_MAX, REREAD_MAX, WAITING_MAX,
+    FEED_BYTES, FEED_LINGER, FEED_STEP, PROBE_FIRST, PROBE_MAX, PROBE_SPREAD, REREAD_MAX,
+    WAITING_MAX,
 };
 use crate::resume::Slice;
 use crate::runtime::Tasks;
@@ -72,15 +73,17 @@ async fn a_feed_starts_with_the_last_event_without_a_replay() {
 
 /// Two hubs of one process over a log of three events, of which the first is watched.
 async fn siblings() -> (MemoryLog, [Arc<Hub<MemoryLog>>; 2], FeedWatch) {
+    siblings_within([Budget::unlimited(), Budget::unlimited()]).await
+}
+
+async fn siblings_within(budgets: [Budget; 2]) -> (MemoryLog, [Arc<Hub<MemoryLog>>; 2], FeedWatch) {
     let memory = MemoryLog::default();
     for _ in 0..3 {
         memory.append(&job(), chunk("x"));
     }
     let siblings = Siblings::default();
-    let hubs = [(); 2].map(|()| {
-        let budget = Budget::unlimited();
-        Hub::within(memory.clone(), Tasks::default(), budget, &siblings)
-    });
+    let hubs =
+        budgets.map(|budget| Hub::within(memory.clone(), Tasks::default(), budget, &siblings));
     let watched = watch(&hubs[0]).await;
     (memory, hubs, watched)
 }
@@ -126,6 +129,53 @@ async fn a_feed_does_not_start_with_the_history_of_a_log_that_is_gone() {
         second.feed().read(Seq(3), 1),
         Some(Slice::TooOld { first: Seq(5) })
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_starts_with_no_history_that_must_be_checked_after_a_disturbance() {
+    let (memory, hubs, first) = siblings().await;
+    memory.append(&job(), chunk("x"));
+    sleep(MOMENT).await;
+    memory.truncate(3);
+    memory.disturb();
+    let second = watch(&hubs[1]).await;
+    assert_eq!(next(&second), Some(Seq(4)));
+    sleep(PROBE_SPREAD + MOMENT).await;
+    assert!(first.feed().is_rebuilt() && !second.feed().is_rebuilt());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_was_checked_after_a_disturbance_is_shared_again() {
+    let (memory, hubs, _first) = siblings().await;
+    memory.append(&job(), chunk("x"));
+    sleep(MOMENT).await;
+    memory.disturb();
+    sleep(PROBE_SPREAD + MOMENT).await;
+    let second = watch(&hubs[1]).await;
+    assert!(matches!(
+        second.feed().read(Seq(3), 1),
+        Some(Slice::Items(events)) if events[0].seq == Seq(3)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copied_history_holds_no_more_than_the_memory_budget() {
+    let budget = Budget::new(FEED_BYTES + FEED_STEP);
+    let (memory, hubs, first) = siblings_within([Budget::unlimited(), budget.clone()]).await;
+    for _ in 0..100 {
+        memory.append(&job(), chunk("x"));
+        sleep(MOMENT).await;
+    }
+    let second = watch(&hubs[1]).await;
+    assert!(matches!(
+        first.feed().read(Seq(3), 1),
+        Some(Slice::Items(events)) if events[0].seq == Seq(3)
+    ));
+    assert!(matches!(
+        second.feed().read(Seq(3), 1),
+        Some(Slice::TooOld { first: Seq(103) })
+    ));
+    assert_eq!(budget.used(), FEED_BYTES + FEED_STEP);
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,9 @@ impl<S: EventSource> Driver<S> {
     pub(super) fn signal(&mut self, signal: TailSignal) {
         match signal {
             TailSignal::Event(event) => self.live(event),
-            TailSignal::Undecodable { .. } if self.may_be_rebuilt => self.ignored_copy = true,
+            TailSignal::Undecodable { .. } if self.feed.may_be_rebuilt() => {
+                self.ignored_copy = true;
+            }
             TailSignal::Undecodable { stream_seq, prev } => self.chain.skip(stream_seq, prev),
             TailSignal::Disturbed => self.suspect_rebuild(self.spread(PROBE_SPREAD)),
             TailSignal::Closed => self.tail = None,
@@ -40,7 +42,7 @@ impl<S: EventSource> Driver<S> {
         if event.prev != Some(self.chain.read()) && self.is_contradicted(&event) {
             self.suspect_rebuild(Duration::ZERO);
         }
-        if self.may_be_rebuilt {
+        if self.feed.may_be_rebuilt() {
             self.ignored_copy = true;
             // Watchers wait for it: check now, unless a check has just failed.
             if self.check_backoff.is_reset() {

@@ -31,7 +31,7 @@ impl<S: EventSource> Driver<S> {
         self.probe_backoff = Backoff::new(PROBE_SILENT, PROBE_MAX);
         self.probe_at = self.probe_at.min(Instant::now() + soon);
         self.check_backoff.reset();
-        self.may_be_rebuilt = true;
+        self.feed.set_may_be_rebuilt(true);
         if self.refill.is_busy() {
             self.abandon_replay();
         }
@@ -59,7 +59,7 @@ impl<S: EventSource> Driver<S> {
         self.probing = None;
         match probed {
             Ok(Checked::Continues(last)) => {
-                self.may_be_rebuilt = false;
+                self.feed.set_may_be_rebuilt(false);
                 if std::mem::take(&mut self.ignored_copy) {
                     self.stitcher.handle(Input::LiveLagged);
                     // The replica that is read may lag.
@@ -72,7 +72,7 @@ impl<S: EventSource> Driver<S> {
             Ok(Checked::Rebuilt) => self.rebuilt = true,
             Err(error) => {
                 debug!(job = %self.feed.job(), %error, "cannot check the log");
-                if self.may_be_rebuilt {
+                if self.feed.may_be_rebuilt() {
                     self.probe_at = Instant::now() + self.check_backoff.next_pause();
                     return;
                 }
