@@ -122,16 +122,6 @@ pub fn to_msgpack<T: Serialize>(value: &T) -> Result<Bytes, Error> {
     Ok(rmp_serde::to_vec_named(value)?.into())
 }
 
-/// [`to_msgpack`] for a value of at most about `size` bytes, which are allocated once.
-///
-/// # Errors
-/// [`Error::Encode`].
-pub(super) fn to_msgpack_sized<T: Serialize>(value: &T, size: usize) -> Result<Bytes, Error> {
-    let mut out = Vec::with_capacity(size);
-    rmp_serde::encode::write_named(&mut out, value)?;
-    Ok(out.into())
-}
-
 /// Decodes a stored payload in either encoding.
 ///
 /// # Errors

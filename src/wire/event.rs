@@ -29,23 +29,6 @@ pub struct Event {
     pub ts: u64,
 }
 
-/// An event with a chunk, the most frequent one, as [`Event`] is stored. Of a flattened field the
-/// encoder does not know how many fields it has: it would write the event to a buffer first.
-#[derive(Serialize)]
-struct ChunkFields<'a> {
-    #[serde(rename = "type")]
-    event_type: Option<&'static str>,
-    text: &'a str,
-    channel: Channel,
-    job: &'a JobId,
-    seq: Seq,
-    attempt: u32,
-    ts: u64,
-}
-
-/// How many bytes everything but the text and the id of such an event has at most.
-const CHUNK_FIELDS_SIZE: usize = 96;
-
 /// Defines [`Body`] and [`EventType`] from one list: documentation, type, name, fields.
 macro_rules! events {
     ($($(#[$doc:meta])* $text:literal $name:ident $fields:tt)*) => {
@@ -287,19 +270,6 @@ impl Event {
     /// # Errors
     /// [`codec::Error`].
     pub fn encode(&self) -> Result<Bytes, codec::Error> {
-        if let Body::Chunk { text, channel } = &self.body {
-            let fields = ChunkFields {
-                event_type: EventType::Chunk.as_str(),
-                text,
-                channel: *channel,
-                job: &self.job,
-                seq: self.seq,
-                attempt: self.attempt,
-                ts: self.ts,
-            };
-            let size = text.len() + self.job.as_str().len() + CHUNK_FIELDS_SIZE;
-            return codec::to_msgpack_sized(&fields, size);
-        }
         codec::to_msgpack(self)
     }
 
@@ -315,7 +285,6 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::limits::{ID_MAX, NAME_MAX};
     use serde_json::json;
 
     fn event(body: Body) -> Event {
@@ -377,31 +346,6 @@ mod tests {
             for payload in [&event.encode().unwrap()[..], &json] {
                 assert_eq!(Event::decode(payload).unwrap(), event);
             }
-        }
-    }
-
-    #[test]
-    fn a_chunk_is_stored_as_the_encoder_stores_an_event() {
-        let name = "j".repeat(NAME_MAX);
-        let longest_id = format!("{name}:{name}");
-        assert_eq!(longest_id.len(), ID_MAX);
-        for (channel, text) in [
-            (Channel::Output, "x".to_owned()),
-            (Channel::Reasoning, "é".repeat(20)),
-            (Channel::Output, "€".repeat(100)),
-            (Channel::Reasoning, "😀".repeat(20_000)),
-        ] {
-            let most = text.len() + ID_MAX + CHUNK_FIELDS_SIZE;
-            let event = Event {
-                job: longest_id.parse().unwrap(),
-                seq: Seq(u64::MAX),
-                attempt: u32::MAX,
-                ts: u64::MAX,
-                ..event(Body::Chunk { text, channel })
-            };
-            let payload = event.encode().unwrap();
-            assert_eq!(payload, codec::to_msgpack(&event).unwrap());
-            assert!(payload.len() <= most, "{} > {most}", payload.len());
         }
     }
 
