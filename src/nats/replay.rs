@@ -121,10 +121,11 @@ impl Reader {
             let Some(next) = next else {
                 return Ok(starts_at(chain, ReplayPhase::Over));
             };
-            let chain = Chain::new(next.seq, next.stream_seq - 1);
             let stream_seq = next.stream_seq + 1;
+            // It was classified after everything before it, which this replay has not read.
             return Ok(ReplayPart {
                 events: vec![Arc::new(next)],
+                is_proven: true,
                 ..starts_at(chain, ReplayPhase::Pages { stream_seq })
             });
         }

@@ -21,6 +21,7 @@ use crate::support::{assert_within, until, within};
 on_one_and_three!(
     five_hundred_clients_reconnect_to_a_new_edge_at_once,
     readers_of_one_shard_share_a_scan,
+    any_replica_gives_a_replay_every_event_also_between_those_of_other_jobs,
 );
 
 async fn five_hundred_clients_reconnect_to_a_new_edge_at_once(broker: &Broker) {
@@ -134,6 +135,47 @@ async fn readers_of_one_shard_share_a_scan(broker: &Broker) {
         "{most_consumers} consumers"
     );
     assert!(readings.iter().sum::<u32>() < 400, "{readings:?}");
+    system.end().await;
+}
+
+async fn any_replica_gives_a_replay_every_event_also_between_those_of_other_jobs(broker: &Broker) {
+    let system = System::with(broker, |settings| settings.shards = 1).await;
+    system.demo().await;
+    let jobs = ["one", "two", "three"].map(|id| (id, words(90, 1, 1)));
+    let jobs = join_all(jobs.map(|(id, input)| system.submit(id, input))).await;
+    let reader = Reader::open(system.log.clone(), &system.tasks)
+        .await
+        .unwrap();
+    for job in &jobs {
+        let last = system.ended(job).await.seq;
+        let mut stream_seqs = Vec::new();
+        for replica in [Replica::Any, Replica::Leader] {
+            for from in [1, 2, 40, 64, 65, last.0 - 1, last.0] {
+                // After the event before it, as a client that resumes knows.
+                let before = usize::try_from(from).unwrap().checked_sub(2);
+                let after = before.and_then(|before| stream_seqs.get(before));
+                let after = after.map(|stream_seq| stream_seq + 1);
+                for stream_seq in [None, after] {
+                    let mut replay = reader.replay(
+                        job,
+                        Span {
+                            stream_seq,
+                            ..span(Seq(from), replica)
+                        },
+                    );
+                    let mut events = Vec::new();
+                    while let Some(read) = within("a page", replay.next()).await {
+                        events.extend(read.unwrap());
+                    }
+                    let seqs: Vec<_> = events.iter().map(|event| event.seq.0).collect();
+                    assert_eq!(seqs, (from..=last.0).collect::<Vec<_>>(), "{replica:?}");
+                    if stream_seqs.is_empty() {
+                        stream_seqs = events.iter().map(|event| event.stream_seq).collect();
+                    }
+                }
+            }
+        }
+    }
     system.end().await;
 }
 

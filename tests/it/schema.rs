@@ -123,7 +123,8 @@ fn submissions() -> [Value; 19] {
 
 #[tokio::test]
 async fn the_schemas_accept_exactly_the_valid_client_frames() {
-    let (frames, submissions) = (client_frames(), submissions());
+    let frames = client_frames();
+    let submissions = submissions();
     let taken = frames
         .iter()
         .map(|frame| ClientFrame::parse(frame.to_string().as_bytes(), Encoding::Json).is_ok());

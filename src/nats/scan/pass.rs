@@ -124,9 +124,10 @@ impl ScanPass {
         Some(start)
     }
 
-    /// Whether the pass has not yet passed the first message of a late reader.
+    /// Whether the first message of a late reader is still to come in this pass. A message that was
+    /// stored after the pass started is not: only the next pass reads it.
     pub(super) fn can_serve(&self, reader: &ScanReader) -> bool {
-        reader.request.stream_seq > self.passed
+        (self.passed + 1..=self.last).contains(&reader.request.stream_seq)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -524,6 +525,8 @@ mod tests {
         let can_serve = |pass: &ScanPass, stream_seq| pass.can_serve(&reader(stream_seq).0);
         // No message was read yet, but those before the start will not be.
         assert!(!can_serve(&pass, 5) && !can_serve(&pass, 999) && can_serve(&pass, 1000));
+        // It is stored after the pass has started.
+        assert!(can_serve(&pass, 2000) && !can_serve(&pass, 2001));
         pass.deliver("other".parse().ok(), 1500, |_| None);
         assert!(!can_serve(&pass, 1500) && can_serve(&pass, 1501));
     }
