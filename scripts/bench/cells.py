@@ -247,6 +247,20 @@ CELLS = {
             ("1 job × 1000 clients, 10/s", "--jobs 1 --watchers 1000 --rate 10"),
             ("1 job × 10,000 clients, 1/s", "--jobs 1 --watchers 10000 --rate 1"),
         ),
+        # What a second thread adds.
+        Cell(
+            "threads",
+            "--jobs 1000 --watchers 1 --rate 30 --seconds 5",
+            "--jobs 1000 --watchers 1 --rate 30 --seconds 2",
+            [
+                Figure("1000 jobs × 1 client, 30/s, one thread: delay p99, ms", delay("p99"), ratio=False, otherwise="lost events"),
+                Figure("two threads: delay p99, ms", delay("p99"), ratio=False, otherwise="lost events"),
+            ],
+            only=("tailwater",),
+            once=True,
+            steps=("--threads 1", "--threads 2"),
+            only_named=True,
+        ),
         Cell(
             "worker",
             # A worker gathers text for a tenth of a second, so each job has ten events a second.
