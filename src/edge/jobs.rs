@@ -341,7 +341,9 @@ impl App {
                 let lacking = "the log lacks events that watchers have seen";
                 return Err(Unavailable(lacking.into()).into());
             }
+            let waits = self.thread.waiting_states.enter();
             let _permit = self.folds.acquire().await;
+            drop(waits);
             fold_until(self.hub.source(), job, last, fold, resize).await?;
             Ok(None)
         };
