@@ -191,6 +191,15 @@ pub(super) fn listed(list: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// Parses `on` or `off`.
+pub(super) fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("`on` or `off`"),
+    }
+}
+
 /// Which hosts callbacks may reach, and the secret that signs them.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookArgs {
