@@ -10,7 +10,7 @@
 #   --json FILE      where all reports are written; otherwise target/bench.json
 #   CELL...          only these of fan-out one-to-one many-jobs busy-jobs most-fan-out most-one-to-one idle-shared idle-own
 #                    resume-one resume-many resume-cold late memory. Only if they are named: growth-jobs
-#                    growth-watchers (10 to 10,000 of them, in as many files) worker
+#                    growth-watchers (10 to 10,000 of them, in as many files) threads worker
 # TAILWATER_PROGRAM is a program to measure instead of building one. What the other servers need is installed into the
 # git-ignored .tools/, and redis-server as a system package if this runs as root. One that cannot be installed is named.
 set -euo pipefail

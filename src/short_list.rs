@@ -7,14 +7,21 @@ use std::ops::{Index, IndexMut};
 #[derive(Debug)]
 pub struct ShortList<T> {
     first: Option<T>,
-    /// Empty if there is no first one.
-    rest: VecDeque<T>,
+    /// `None` unless there are several items. Boxed, because an idle client has two lists without
+    /// them.
+    rest: Option<Box<Rest<T>>>,
+}
+
+/// The items after the first.
+#[derive(Debug)]
+struct Rest<T> {
+    items: VecDeque<T>,
 }
 
 impl<T> ShortList<T> {
     /// How many items it has.
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.items.len())
     }
 
     /// Whether it has no items.
@@ -29,18 +36,23 @@ impl<T> ShortList<T> {
 
     /// The last item.
     pub fn back_mut(&mut self) -> Option<&mut T> {
-        self.rest.back_mut().or(self.first.as_mut())
+        match &mut self.rest {
+            Some(rest) => rest.items.back_mut(),
+            None => self.first.as_mut(),
+        }
     }
 
     /// All items, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.first.iter().chain(&self.rest)
+        self.first
+            .iter()
+            .chain(self.rest.iter().flat_map(|rest| &rest.items))
     }
 
     /// Adds an item before all others.
     pub fn push_front(&mut self, item: T) {
         if let Some(second) = self.first.replace(item) {
-            self.rest.push_front(second);
+            self.rest_mut().push_front(second);
         }
     }
 
@@ -49,7 +61,7 @@ impl<T> ShortList<T> {
         if self.first.is_none() {
             self.first = Some(item);
         } else {
-            self.rest.push_back(item);
+            self.rest_mut().push_back(item);
         }
     }
 
@@ -62,23 +74,45 @@ impl<T> ShortList<T> {
     /// no more memory.
     pub fn remove(&mut self, index: usize) -> Option<T> {
         let removed = match index.checked_sub(1) {
-            Some(index) => self.rest.remove(index),
-            None => std::mem::replace(&mut self.first, self.rest.pop_front()),
+            Some(index) => self.rest.as_mut()?.items.remove(index),
+            None => {
+                let second = self.rest.as_mut().and_then(|rest| rest.items.pop_front());
+                std::mem::replace(&mut self.first, second)
+            }
         };
-        if self.rest.is_empty() {
-            self.rest = VecDeque::new();
-        }
+        self.drop_empty_rest();
         removed
     }
 
     /// Removes the items that are not to be kept, and the memory that is not needed then.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let keeps_first = self.first.as_ref().is_some_and(&mut keep);
-        self.rest.retain(keep);
-        if !keeps_first {
-            self.first = self.rest.pop_front();
+        if let Some(rest) = &mut self.rest {
+            rest.items.retain(keep);
         }
-        self.rest.shrink_to_fit();
+        if !keeps_first {
+            self.first = self.rest.as_mut().and_then(|rest| rest.items.pop_front());
+        }
+        if let Some(rest) = &mut self.rest {
+            rest.items.shrink_to_fit();
+        }
+        self.drop_empty_rest();
+    }
+
+    /// The items after the first, to which one is added.
+    fn rest_mut(&mut self) -> &mut VecDeque<T> {
+        let rest = self.rest.get_or_insert_with(|| {
+            Box::new(Rest {
+                items: VecDeque::new(),
+            })
+        });
+        &mut rest.items
+    }
+
+    fn drop_empty_rest(&mut self) {
+        if self.rest.as_ref().is_some_and(|rest| rest.items.is_empty()) {
+            self.rest = None;
+        }
     }
 }
 
@@ -86,7 +120,7 @@ impl<T> Default for ShortList<T> {
     fn default() -> Self {
         Self {
             first: None,
-            rest: VecDeque::new(),
+            rest: None,
         }
     }
 }
@@ -95,18 +129,20 @@ impl<T> Index<usize> for ShortList<T> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
-        match (&self.first, index.checked_sub(1)) {
-            (Some(first), None) => first,
-            (_, index) => &self.rest[index.unwrap_or_default()],
+        match (&self.first, &self.rest, index.checked_sub(1)) {
+            (Some(first), _, None) => first,
+            (_, Some(rest), Some(index)) => &rest.items[index],
+            _ => panic!("a list without an item {index}"),
         }
     }
 }
 
 impl<T> IndexMut<usize> for ShortList<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        match (&mut self.first, index.checked_sub(1)) {
-            (Some(first), None) => first,
-            (_, index) => &mut self.rest[index.unwrap_or_default()],
+        match (&mut self.first, &mut self.rest, index.checked_sub(1)) {
+            (Some(first), _, None) => first,
+            (_, Some(rest), Some(index)) => &mut rest.items[index],
+            _ => panic!("a list without an item {index}"),
         }
     }
 }
@@ -117,7 +153,12 @@ impl<T> Extend<T> for ShortList<T> {
         if self.first.is_none() {
             self.first = items.next();
         }
-        self.rest.extend(items);
+        if let Some(second) = items.next() {
+            let rest = self.rest_mut();
+            rest.reserve(1 + items.size_hint().0);
+            rest.push_back(second);
+            rest.extend(items);
+        }
     }
 }
 
@@ -197,14 +238,14 @@ mod tests {
         let mut list = ShortList::default();
         for _ in 0..3 {
             list.push_back(1);
-            assert_eq!((list.pop_front(), list.rest.capacity()), (Some(1), 0));
+            assert_eq!((list.pop_front(), list.rest.is_none()), (Some(1), true));
         }
         list.extend(0..100);
         while list.pop_front().is_some() {}
-        assert_eq!(list.rest.capacity(), 0);
+        assert!(list.rest.is_none());
         list.extend(0..100);
         list.retain(|item| *item == 7);
-        assert_eq!((list.len(), list.rest.capacity()), (1, 0));
+        assert_eq!((list.len(), list.rest.is_none()), (1, true));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 pub mod auth;
 #[path = "../../src/config/mod.rs"]
 pub mod config;
+#[path = "../../src/edge/ws/reader.rs"]
+pub(crate) mod reader;
 #[path = "../../src/backend/sse.rs"]
 pub(crate) mod sse;
 pub mod targets;

@@ -8,19 +8,25 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::auth::{KeySet, Operation, SigningSecret, TokenKeys, decide};
+use crate::reader::{ClientInput, FrameError, FrameReader};
 use crate::sse::{SseEvent, SseParser};
 use crate::wire::codec::{json_to_msgpack, msgpack_to_json};
 use crate::wire::limits::{LABEL_MAX, MESSAGE_MAX};
-use crate::wire::{ClientFrame, Cursor, Encoding, Event, JobId, PageToken, Refusal, Stored};
+use crate::wire::{
+    ClientFrame, Cursor, Encoding, Event, JobId, PageToken, Refusal, Segment, Stored,
+    completes_segment, first_of_segment,
+};
 
 /// A function that gets the input of a target.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
+    ("websocket", websocket),
     ("client_frame_json", client_frame_json),
     ("client_frame_msgpack", client_frame_msgpack),
     ("stored", stored),
+    ("segment", segment),
     ("cursor", cursor),
     ("page_token", page_token),
     ("sse", sse),
@@ -28,6 +34,38 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("token", token),
     ("key_set", key_set),
 ];
+
+/// The bytes of a client's WebSocket. They give the same messages however they are cut, and hold no more than
+/// has arrived.
+pub fn websocket(data: &[u8]) {
+    let Some((cut, data)) = data.split_first() else {
+        return;
+    };
+    let whole = messages([data]);
+    let step = usize::from(*cut).max(1);
+    assert_eq!(whole, messages(data.chunks(step)), "cut every {step} bytes");
+}
+
+fn messages<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<ClientInput>, Option<FrameError>) {
+    let mut reader = FrameReader::new();
+    let mut messages = Vec::new();
+    let mut arrived = 0;
+    for mut piece in pieces {
+        arrived += piece.len();
+        loop {
+            match reader.read(&mut piece) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(error) => return (messages, Some(error)),
+            }
+        }
+        assert!(piece.is_empty(), "everything is read");
+        assert!(reader.held() <= arrived);
+    }
+    (messages, None)
+}
 
 /// A client's frame in JSON.
 pub fn client_frame_json(data: &[u8]) {
@@ -78,6 +116,24 @@ pub fn stored(data: &[u8]) {
         let again = decoded.encode().expect("an event that was decoded");
         assert!(Event::decode(&again).is_ok());
     }
+}
+
+/// A segment of a job's log, after its number. It has the events of this number, without a gap, and is complete.
+pub fn segment(data: &[u8]) {
+    let job: JobId = "j".parse().expect("a valid id");
+    let Some((number, payload)) = data.split_first() else {
+        return;
+    };
+    let number = u64::from(*number);
+    let Some(segment) = Segment::decode(&job, number, payload) else {
+        return;
+    };
+    let seqs = segment.events().iter().map(|event| event.seq.0);
+    assert!(seqs.eq((first_of_segment(number).0..).take(segment.events().len())));
+    let positions = segment.events().iter().map(|event| event.stream_seq);
+    assert!(positions.is_sorted_by(|before, after| before < after));
+    let last = segment.last().expect("a segment has events");
+    assert!(completes_segment(last.seq, last.event_type.is_end()));
 }
 
 /// A cursor, as text and as the bytes in it.

@@ -157,13 +157,18 @@ def idle(name, text, jobs, watchers, **more):
     return Cell(name, load.format(jobs, watchers), load.format(jobs // 9, watchers), [figure], **more)
 
 
-def storm(name, text, load, **more):
+def storm(name, text, load, appends=(), **more):
     load += " --storm 200"
     figures = [
         Figure(f"{text}: s", if_complete(lambda report: report["delay_ms"]["max"] / 1000), 2, otherwise="lost events"),
         Figure("its CPU, s", if_complete(lambda report: report["cost"]["edge_cpu_s"]), 2, otherwise=""),
+        *appends,
     ]
     return Cell(name, load, load, figures, needs_history=True, **more)
+
+
+def append_p99(title, of):
+    return Figure(title, if_complete(lambda report: report[of]["p99"]), 2, ratio=False, otherwise="")
 
 
 def growth(name, *steps):
@@ -193,7 +198,16 @@ CELLS = {
         idle("idle-own", "idle clients, a job each", 9000, 1, only=(*MAIN, "tailwater-sse")),
         storm("resume-one", "1000 clients of 1 job get 200 missed events", "--jobs 1 --watchers 1000"),
         storm("resume-many", "1000 clients of 1000 jobs", "--jobs 1000 --watchers 1"),
-        storm("resume-cold", "same, edge restarted", "--jobs 1000 --watchers 1 --cold", only=TAILWATER),
+        storm(
+            "resume-cold",
+            "same, edge restarted",
+            "--jobs 1000 --watchers 1 --cold --appends 200",
+            appends=(
+                append_p99("append before, p99 in ms", "append_before_ms"),
+                append_p99("append meanwhile, p99 in ms", "append_ms"),
+            ),
+            only=TAILWATER,
+        ),
         Cell(
             "late",
             "--jobs 1000 --watchers 9 --late 1000000 --rate 1 --seconds 6",
@@ -232,6 +246,20 @@ CELLS = {
             ("10 jobs × 100 clients, 10/s", "--jobs 10 --watchers 100 --rate 10"),
             ("1 job × 1000 clients, 10/s", "--jobs 1 --watchers 1000 --rate 10"),
             ("1 job × 10,000 clients, 1/s", "--jobs 1 --watchers 10000 --rate 1"),
+        ),
+        # What a second thread adds.
+        Cell(
+            "threads",
+            "--jobs 1000 --watchers 1 --rate 30 --seconds 5",
+            "--jobs 1000 --watchers 1 --rate 30 --seconds 2",
+            [
+                Figure("1000 jobs × 1 client, 30/s, one thread: delay p99, ms", delay("p99"), ratio=False, otherwise="lost events"),
+                Figure("two threads: delay p99, ms", delay("p99"), ratio=False, otherwise="lost events"),
+            ],
+            only=("tailwater",),
+            once=True,
+            steps=("--threads 1", "--threads 2"),
+            only_named=True,
         ),
         Cell(
             "worker",

@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
+use super::public_addresses::PublicAddresses;
 use super::{Failure, FailureCode, Retry};
 use crate::config::{
     HTTP_CONNECT_WAIT, MODEL_MESSAGE_MAX, REFUSAL_MAX, REFUSAL_WAIT, SECRET_HIDE_MIN,
@@ -61,6 +62,15 @@ pub struct NoClient(String);
 /// choose. Each request has its own connection: a server may close an idle connection just when it
 /// is reused, and a failed attempt costs more than a handshake.
 pub(super) fn client() -> Result<Client, NoClient> {
+    build(builder())
+}
+
+/// [`client()`] for public addresses only, unless a host is given as an address.
+pub(super) fn public_client() -> Result<Client, NoClient> {
+    build(builder().dns_resolver(PublicAddresses))
+}
+
+fn builder() -> ClientBuilder {
     // For the whole process, unless a provider is installed. The NATS client uses the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
@@ -68,8 +78,10 @@ pub(super) fn client() -> Result<Client, NoClient> {
         .connect_timeout(HTTP_CONNECT_WAIT)
         .pool_max_idle_per_host(0)
         .user_agent(concat!("tailwater/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| NoClient(describe(error)))
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, NoClient> {
+    builder.build().map_err(|error| NoClient(describe(error)))
 }
 
 /// A server that a backend asks: how its failures name it, and their codes.

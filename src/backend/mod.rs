@@ -11,6 +11,7 @@ pub(crate) mod fetch;
 mod format;
 mod http;
 pub mod openai;
+mod public_addresses;
 mod queued;
 mod signature;
 mod sse;

@@ -1,6 +1,6 @@
 //! Callbacks: reports to an address how a job ended, signed as in [Standard
-//! Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator allows,
-//! follows no redirects, and passes on nothing of the response: clients must not be able to read
+//! Webhooks](https://www.standardwebhooks.com). It calls only hosts that the operator allows, by
+//! default at public addresses only, follows no redirects, and passes on nothing of the response: clients must not be able to read
 //! from the operator's network.
 //!
 //! `PROTOCOL.md` lists the codes of its failures.
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::http::{self, NoClient};
+use super::public_addresses::is_not_public;
 use super::signature::{self, BadSecret, Signer};
 use super::{Backend, Failure, FailureCode, Finish, Job, Output, Retry, Stopped};
 use crate::config::{CALLBACK_ANSWER_MAX, CALLBACK_ANSWER_WAIT, CALLBACK_WAIT};
@@ -98,6 +99,10 @@ impl Backend for Webhook {
             () = job.stop.cancelled() => Err(Stopped.into()),
             sent = timeout(CALLBACK_WAIT, self.send(&callback.url, &job.id, message)) => match sent {
                 Ok(Ok((status, retry))) => result_of(status, retry),
+                Ok(Err(error)) if is_not_public(&error) => {
+                    let message = "the name of this host has no public address";
+                    Err(Failure::fatal(FailureCode::CallbackNotAllowed, message))
+                }
                 Ok(Err(error)) => Err(unreachable(&http::describe(error))),
                 Err(_) => Err(unreachable("no answer in time")),
             },
@@ -106,7 +111,8 @@ impl Backend for Webhook {
 }
 
 impl Webhook {
-    /// A backend that calls these hosts, each `name` or `name:port`, and signs with this secret.
+    /// A backend that calls these hosts, each `name` or `name:port`, and signs with this secret. A
+    /// name must resolve to public addresses; a host may be any address.
     ///
     /// # Errors
     /// [`WebhookError`].
@@ -127,9 +133,18 @@ impl Webhook {
         }
         Ok(Self {
             signer: Signer::new(secret)?,
-            client: http::client()?,
+            client: http::public_client()?,
             hosts,
         })
+    }
+
+    /// The same; the names of hosts may also resolve to private addresses and to this machine.
+    ///
+    /// # Errors
+    /// [`NoClient`].
+    pub fn with_private_addresses(self) -> Result<Self, NoClient> {
+        let client = http::client()?;
+        Ok(Self { client, ..self })
     }
 
     /// The message of a callback, signed at `now`. `None` if the time of the job's end is missing.
@@ -208,6 +223,8 @@ mod tests {
     use super::*;
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD as BASE64;
+    use futures_util::FutureExt as _;
+    use tokio::net::TcpListener;
 
     /// The secret of the examples of Standard Webhooks.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -349,5 +366,27 @@ mod tests {
             format!("{:?}", webhook(&["h"], SECRET).unwrap()),
             r#"Webhook { hosts: ["h"], .. }"#
         );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_means_this_machine_is_called_only_if_private_addresses_are_allowed() {
+        let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = format!("localhost:{}", receiver.local_addr().unwrap().port());
+        let url = format!("http://{host}/");
+        let input = json!({"url": url, "type": "job.done", "data": {"ended_at": 1}});
+        let public = webhook(&[&host], SECRET).unwrap();
+        let failure = public.run(job(input.clone()), Output::new().0).await;
+        let failure = failure.unwrap_err();
+        assert_eq!(failure.code, "callback_not_allowed", "{}", failure.message);
+        assert!(receiver.accept().now_or_never().is_none());
+        let any = webhook(&[&host], SECRET).unwrap();
+        let any = any.with_private_addresses().unwrap();
+        let called = async {
+            tokio::select! {
+                ended = any.run(job(input), Output::new().0) => panic!("{ended:?}"),
+                accepted = receiver.accept() => accepted.unwrap(),
+            }
+        };
+        timeout(CALLBACK_WAIT, called).await.unwrap();
     }
 }

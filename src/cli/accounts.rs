@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::args::on_or_off;
 use crate::config::SHARDS;
 use crate::nats::Accounts;
 use crate::wire::{Kind, Prefix};
@@ -25,6 +26,16 @@ pub(super) struct AccountsCommand {
     /// repeated.
     #[arg(long, value_name = "KIND")]
     kind: Vec<Kind>,
+    /// Whether workers can run jobs with plain ids, which name no kind. With `off`, a worker of one
+    /// kind can write to the logs of no other kind; start the edges with `--plain-ids off`, too.
+    #[arg(
+        long,
+        env = "TAILWATER_PLAIN_IDS",
+        value_name = "on|off",
+        default_value = "on"
+    )]
+    #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
+    plain_ids: bool,
     /// How many streams hold the logs, as for `setup`.
     #[arg(long, env = "TAILWATER_SHARDS", value_name = "N", default_value_t = SHARDS,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -41,6 +52,7 @@ impl AccountsCommand {
             prefix: self.prefix,
             shards: self.shards,
             kinds: self.kind,
+            plain_ids: self.plain_ids,
         };
         for (role, key) in accounts.write(&self.dir)? {
             println!("{role} {}", key.display());

@@ -191,6 +191,15 @@ pub(super) fn listed(list: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// Parses `on` or `off`.
+pub(super) fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("`on` or `off`"),
+    }
+}
+
 /// Which hosts callbacks may reach, and the secret that signs them.
 #[derive(Clone, Debug, Args)]
 pub(super) struct WebhookArgs {
@@ -199,32 +208,41 @@ pub(super) struct WebhookArgs {
     #[arg(value_delimiter = ',')]
     callback_hosts: Vec<String>,
     #[command(flatten)]
-    secret: WebhookSecret,
+    delivery: DeliveryArgs,
 }
 
-/// The secret that signs callbacks.
+/// How callbacks are delivered.
 #[derive(Clone, Debug, Args)]
-pub(super) struct WebhookSecret {
+pub(super) struct DeliveryArgs {
     /// The secret that signs callbacks, in the form of Standard Webhooks: `whsec_` and 24 to 64
     /// random bytes in base64. Prefer the variable: other users can read a command line.
     #[arg(long, env = "TAILWATER_WEBHOOK_SECRET", value_name = "SECRET")]
     #[arg(hide_env_values = true)]
     webhook_secret: Option<SecretString>,
+    /// Also call names that resolve to private addresses or to this machine, and use an HTTP proxy
+    /// with such an address. A callback host that is an address is called in any case.
+    #[arg(long, env = "TAILWATER_CALLBACK_PRIVATE")]
+    callback_private: bool,
 }
 
 impl WebhookArgs {
     pub(super) fn backend(&self) -> anyhow::Result<Webhook> {
-        self.secret.backend(listed(&self.callback_hosts))
+        self.delivery.backend(listed(&self.callback_hosts))
     }
 }
 
-impl WebhookSecret {
+impl DeliveryArgs {
     /// The backend that delivers callbacks to these hosts.
     pub(super) fn backend(&self, hosts: Vec<String>) -> anyhow::Result<Webhook> {
         let secret = given(self.webhook_secret.as_ref()).context(
             "callbacks need a secret: set TAILWATER_WEBHOOK_SECRET to whsec_$(openssl rand -base64 32)",
         )?;
-        Ok(Webhook::new(hosts, secret)?)
+        let webhook = Webhook::new(hosts, secret)?;
+        Ok(if self.callback_private {
+            webhook.with_private_addresses()?
+        } else {
+            webhook
+        })
     }
 }
 

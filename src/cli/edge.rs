@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{NatsArgs, given, listed, until_interrupted};
+use super::args::{NatsArgs, given, listed, on_or_off, until_interrupted};
 use super::auth_args::AuthArgs;
 use crate::budget::Budget;
 use crate::config::{DRAIN_WINDOW, MEMORY_MIN};
@@ -71,6 +71,16 @@ pub(super) struct EdgeArgs {
     )]
     #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
     console: bool,
+    /// Whether clients may choose plain job ids, which name no kind. With `off`, an id that a client
+    /// chooses must be `KIND:ID`; see `tailwater accounts --plain-ids`.
+    #[arg(
+        long,
+        env = "TAILWATER_PLAIN_IDS",
+        value_name = "on|off",
+        default_value = "on"
+    )]
+    #[arg(action = clap::ArgAction::Set, value_parser = on_or_off)]
+    plain_ids: bool,
     #[command(flatten)]
     auth: AuthArgs,
     /// The certificate of the edge in PEM, followed by those between it and the authority. Clients
@@ -82,14 +92,6 @@ pub(super) struct EdgeArgs {
     #[arg(long, env = "TAILWATER_TLS_KEY", value_name = "FILE")]
     #[arg(requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-}
-
-fn on_or_off(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("`on` or `off`"),
-    }
 }
 
 /// Parses a number of bytes, with or without a unit.
@@ -147,6 +149,7 @@ impl EdgeArgs {
             callback_hosts: self.callback_hosts(),
             chat_kind: self.chat_kind.clone(),
             console: self.console,
+            plain_ids: self.plain_ids,
             drain,
             browsers: self.auth.browsers(&gate)?,
             proxies: self.auth.proxies()?,

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{
-    CredentialsArgs, NatsArgs, SetupArgs, WebhookSecret, block_on, until_interrupted,
+    CredentialsArgs, DeliveryArgs, NatsArgs, SetupArgs, block_on, until_interrupted,
 };
 use super::broker::Broker;
 use super::edge::{EdgeArgs, alongside, announce, bind};
@@ -61,7 +61,7 @@ pub(super) struct UpCommand {
     #[command(flatten)]
     edge: EdgeArgs,
     #[command(flatten)]
-    secret: WebhookSecret,
+    delivery: DeliveryArgs,
     /// A further variable for the program of `-- CMD`: `NAME` passes on its value here,
     /// `NAME=value` sets one. May be repeated. Otherwise the program gets only PATH, HOME, LANG,
     /// LC_*, TZ, TMPDIR and USER.
@@ -97,7 +97,7 @@ impl UpCommand {
             }
             let hosts = settings.callback_hosts.clone();
             let webhook = (!hosts.is_empty())
-                .then(|| self.secret.backend(hosts))
+                .then(|| self.delivery.backend(hosts))
                 .transpose()?;
             let listener = bind(self.listen, 1)?.remove(0);
             let stop = CancellationToken::new();

@@ -25,6 +25,8 @@ pub const BENCH_APPEND_CONNECTIONS: usize = 32;
 pub const BENCH_CONNECT_WAIT: Duration = Duration::from_secs(60);
 /// How long the edge is idle between the last connection and the first event.
 pub const BENCH_SETTLE: Duration = Duration::from_millis(500);
+/// How long appends are measured before the clients of a storm reconnect.
+pub const BENCH_APPENDS_BEFORE: Duration = Duration::from_secs(2);
 /// How late deliveries may be before the run ends without them.
 pub const BENCH_GRACE: Duration = Duration::from_secs(60);
 /// How often the progress bar is drawn.

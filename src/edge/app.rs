@@ -53,6 +53,8 @@ pub struct EdgeSettings {
     pub chat_kind: Option<Kind>,
     /// Whether `/` is the console.
     pub console: bool,
+    /// Whether clients may choose job ids that name no kind.
+    pub plain_ids: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
     /// Whether clients need a token. All threads of an edge have clones of the same.
@@ -81,6 +83,7 @@ impl Default for EdgeSettings {
             callback_hosts: Vec::new(),
             chat_kind: None,
             console: true,
+            plain_ids: true,
             drain: DRAIN_WINDOW,
             gate: Gate::open(),
             browsers: BrowserPolicy::default(),

@@ -30,7 +30,6 @@ use crate::wire::{BearerToken, ClientFrame, Code, JobId, Refusal, RequestRef, Se
 /// A client. `R` says where the answer to a request goes.
 pub(super) struct ConnectedClient<R> {
     app: Arc<App>,
-    address: IpAddr,
     /// What the client may do; `None` until it has sent a valid token.
     access: Option<Access>,
     /// Counts it among the streams of its subject.
@@ -38,9 +37,7 @@ pub(super) struct ConnectedClient<R> {
     /// What happens to the client's token, or to a client that sends none.
     token_events: BoxStream<'static, TokenEvent>,
     /// A token whose key must be read first.
-    authentication: Option<Authentication<R>>,
-    /// Frames that arrived meanwhile, from a client without access.
-    held: VecDeque<(ClientFrame, SplitReservation, R)>,
+    authentication: Option<Box<Authentication<R>>>,
     /// What is sent next.
     answers: VecDeque<Outgoing<R>>,
     /// Why the client must disconnect.
@@ -54,6 +51,8 @@ pub(super) struct ConnectedClient<R> {
 struct Authentication<R> {
     verified: BoxFuture<'static, Result<Access, Problem>>,
     reply_to: R,
+    /// Frames that arrived meanwhile, from a client without access.
+    held: VecDeque<(ClientFrame, SplitReservation, R)>,
 }
 
 impl<R: Send + 'static> ConnectedClient<R> {
@@ -69,12 +68,10 @@ impl<R: Send + 'static> ConnectedClient<R> {
         let budget = app.shared.memory().events(transport).clone();
         let mut client = Self {
             app,
-            address,
             connection: None,
             token_events: access.as_ref().map_or_else(no_token, Access::events),
             access,
             authentication: None,
-            held: VecDeque::new(),
             answers: VecDeque::new(),
             ended: None,
             watches: Watches::new(hub, counters, transport, address, budget),
@@ -110,11 +107,13 @@ impl<R: Send + 'static> ConnectedClient<R> {
             (_, ClientFrame::Auth { token }) => return self.authenticate(token, reply_to),
             (Some(access), _) => access.clone(),
             (None, _) => {
-                let is_waiting = self.authentication.is_some() && self.held.len() < REQUESTS_MAX;
-                if is_waiting {
-                    self.held.push_back((frame, reservation, reply_to));
-                } else {
-                    self.ended = Some(Code::Unauthorized);
+                match &mut self.authentication {
+                    Some(authentication) if authentication.held.len() < REQUESTS_MAX => {
+                        authentication
+                            .held
+                            .push_back((frame, reservation, reply_to));
+                    }
+                    Some(_) | None => self.ended = Some(Code::Unauthorized),
                 }
                 return None;
             }
@@ -172,7 +171,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
             job: None,
         };
         let app = Arc::clone(&self.app);
-        let address = self.address;
+        let address = self.watches.client();
         let work = async move {
             let accepted = app.submit(&access, address, submit).await?;
             Ok(ServerFrame::Submitted {
@@ -197,7 +196,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
             job: Some(job.to_string()),
         };
         let app = Arc::clone(&self.app);
-        let address = self.address;
+        let address = self.watches.client();
         let work = async move {
             let receipt = app.cancel(&access, address, job).await?;
             Ok(ServerFrame::Cancelling {
@@ -222,7 +221,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
         match verified.as_mut().now_or_never() {
             Some(verified) => Some((self.apply_token(verified)?, reply_to)),
             None => {
-                self.authentication = Some(Authentication { verified, reply_to });
+                self.authentication = Some(Box::new(Authentication {
+                    verified,
+                    reply_to,
+                    held: VecDeque::new(),
+                }));
                 None
             }
         }
@@ -268,18 +271,21 @@ impl<R: Send + 'static> ConnectedClient<R> {
 
     /// Handles what waited for a token, once it is verified.
     fn poll_authentication(&mut self, cx: &mut Context<'_>) {
-        let Some(mut authentication) = self.authentication.take() else {
+        let Some(authentication) = &mut self.authentication else {
             return;
         };
         let Poll::Ready(verified) = authentication.verified.as_mut().poll(cx) else {
-            self.authentication = Some(authentication);
             return;
         };
+        let Some(authentication) = self.authentication.take() else {
+            return;
+        };
+        let Authentication { reply_to, held, .. } = *authentication;
         if let Some(answer) = self.apply_token(verified) {
-            let answer = Outgoing::Answer(answer, authentication.reply_to);
+            let answer = Outgoing::Answer(answer, reply_to);
             self.answers.push_front(answer);
         }
-        for (frame, reservation, reply_to) in std::mem::take(&mut self.held) {
+        for (frame, reservation, reply_to) in held {
             if let Some((answer, reply_to)) = self.handle(frame, reservation, reply_to) {
                 self.answers.push_back(Outgoing::Answer(answer, reply_to));
             }

@@ -219,9 +219,15 @@ impl App {
         }
     }
 
-    /// Checks that workers can do what the submission asks for. Returns how full the queue is for
+    /// Checks that workers can run the job, and do what the submission asks for. Returns how full the queue is for
     /// its kind.
     async fn check(&self, submission: &Submission) -> Result<QueueUsage, Problem> {
+        let is_plain = |id: &JobId| id.kind().is_none();
+        if !self.settings.plain_ids && submission.id.as_ref().is_some_and(is_plain) {
+            let kind = &submission.kind;
+            let message = format!("This edge accepts no plain job ids. Use `{kind}:` and the id.");
+            return Err(Problem::new(Code::BadJobId, message));
+        }
         if let Some(callback) = &submission.callback {
             if !may_call_back(callback, &self.settings.callback_hosts) {
                 return Err(Code::CallbackNotAllowed.into());
@@ -341,7 +347,9 @@ impl App {
                 let lacking = "the log lacks events that watchers have seen";
                 return Err(Unavailable(lacking.into()).into());
             }
+            let waits = self.thread.waiting_states.enter();
             let _permit = self.folds.acquire().await;
+            drop(waits);
             fold_until(self.hub.source(), job, last, fold, resize).await?;
             Ok(None)
         };

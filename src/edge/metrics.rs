@@ -87,6 +87,7 @@ fn add_thread(all: &mut Exposition, thread: &EdgeThread) {
         nats,
         hub,
         counters,
+        waiting_states,
     } = thread;
     for transport in Transport::ALL {
         let label = &[transport.as_str()];
@@ -126,6 +127,13 @@ fn add_thread(all: &mut Exposition, thread: &EdgeThread) {
         let label = &[source.as_str()];
         all.histogram(&catalog::EDGE_REPLAYS, label, &replays.took(source));
         all.counter(&catalog::EDGE_REPLAYED, label, replays.events(source));
+    }
+    for (what, waiting) in [
+        ("replay", hub.source().waiting_replays()),
+        ("listing", hub.source().waiting_listings()),
+        ("state", waiting_states.count()),
+    ] {
+        all.gauge(&catalog::EDGE_WAITING_READS, &[what], waiting as f64);
     }
     for (outcome, count) in [
         ("new", &counters.submits_new),

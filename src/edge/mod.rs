@@ -92,6 +92,7 @@ pub use self::tls::{Tls, TlsError};
 pub use self::ws::serve_echo;
 use crate::config::{DRAIN_WAIT, FOLDS};
 use crate::hub::Hub;
+use crate::metrics::WaitCount;
 use crate::nats::{Log, Nats, NatsError, PurgeSignals, Queue, Reader, ReportCache, UsageCache};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
@@ -127,6 +128,7 @@ pub async fn run(
         nats,
         hub: Arc::clone(&hub),
         counters: Counters::new(),
+        waiting_states: WaitCount::default(),
     });
     tasks.spawn_until_stop(forget_purged(
         Queue::new(log.clone()).purge_signals().await?,

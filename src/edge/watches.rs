@@ -4,6 +4,7 @@
 mod watch;
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -67,7 +68,7 @@ struct PendingDelivery {
     position: Position,
     events: usize,
     /// When the broker stored one of them, if its delay is measured.
-    stored_ms: Option<u64>,
+    stored_ms: Option<NonZeroU64>,
     room: Option<Reservation>,
     /// Whether one of them is large.
     is_large: bool,
@@ -132,6 +133,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self.list.push_back(Watch::of(session));
     }
 
+    /// The address of the client.
+    pub(super) const fn client(&self) -> IpAddr {
+        self.client
+    }
+
     /// The jobs that are watched.
     pub(super) fn jobs(&self) -> Vec<JobId> {
         self.list.iter().map(|watch| watch.job().clone()).collect()
@@ -169,7 +175,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             self.counters
                 .count_delivered(self.transport, delivery.events);
             if let Some(stored_ms) = delivery.stored_ms {
-                let delay = unix_ms().saturating_sub(stored_ms);
+                let delay = unix_ms().saturating_sub(stored_ms.get());
                 let delays = &self.counters.delivery_delay;
                 delays.observe(Duration::from_millis(delay));
             }
@@ -235,7 +241,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             Progress::Step(Step::Live, _) => {
                 let watch = &mut self.list[index];
-                watch.live_since_ms = Some(unix_ms());
+                watch.live_since_ms = NonZeroU64::new(unix_ms());
                 let job = watch.job().clone();
                 let frame = ServerFrame::Live { job: job.clone() };
                 Outgoing::Frame(job, frame)

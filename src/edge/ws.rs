@@ -10,6 +10,7 @@ mod reader;
 pub(super) mod socket;
 pub(super) mod timed;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -34,7 +35,9 @@ use super::describe::{JOBS, problems};
 use super::drain::DrainSlot;
 use super::error::Problem;
 use super::link::Link;
+use super::quota::SubjectConnection;
 use super::takeover::TakenStream;
+use crate::fair_slots::FairSlot;
 use crate::wire::{Code, Encoding, Stored};
 
 problems!(NotUpgraded: BadRequest, BadSubprotocol, UpgradeRequired, RateLimited, Overloaded, Restarting);
@@ -79,27 +82,29 @@ pub(super) async fn upgrade(
     let own_slot = acquire_unless_held(&request, address, app.shared.connections())?;
     let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();
-    let slot = app.clients.enter();
     let connected = app.thread.counters.connect(Transport::WebSocket);
-    tasks.spawn(async move {
-        // Boxed, so that an open connection takes no memory for it.
-        let Some(taken) = Box::pin(TakenStream::upgraded(upgrade)).await else {
-            return;
-        };
-        let encoding = match selected {
+    let client = AcceptedClient {
+        slot: app.clients.enter(),
+        app,
+        own_slot,
+        address,
+        access,
+        chat,
+        encoding: match selected {
             Some(Subprotocol::Own(encoding)) => encoding,
             Some(Subprotocol::Chat) | None => Encoding::Json,
-        };
-        let socket = socket_of(&app, taken.holding(own_slot), encoding, slot);
-        match chat {
-            Some((access, counted)) => {
-                let chat = ChatSocket::new(app, socket, address, access);
-                Box::new(chat).run().await;
+        },
+    };
+    // Boxed with all that it needs, so that an open connection takes no memory for it.
+    let opening = Box::pin(client.open(upgrade));
+    tasks.spawn(async move {
+        let opened = opening.await;
+        match opened {
+            None => {}
+            Some(OpenSocket::Own(connection)) => connection.run().await,
+            Some(OpenSocket::Chat(chat, counted)) => {
+                chat.run().await;
                 drop(counted);
-            }
-            None => {
-                let connection = Connection::new(app, socket, encoding, address, access);
-                Box::new(connection).run().await;
             }
         }
         drop(connected);
@@ -107,8 +112,54 @@ pub(super) async fn upgrade(
     Ok(response)
 }
 
-/// The socket of a client whose events have this encoding. A function of its own, because the future
-/// of a connection would keep the space of a link that it borrows until the client disconnects.
+/// A client whose upgrade was accepted.
+struct AcceptedClient {
+    app: Arc<App>,
+    slot: DrainSlot,
+    /// Its slot among the connections, instead of that of its connection.
+    own_slot: Option<FairSlot>,
+    address: IpAddr,
+    access: Option<Access>,
+    /// Present if it speaks the protocol of the AI SDK.
+    chat: Option<(Access, Option<SubjectConnection>)>,
+    encoding: Encoding,
+}
+
+/// What serves a client.
+enum OpenSocket {
+    Own(Box<Connection<ClientStream>>),
+    /// Also what counts it among the streams of its subject.
+    Chat(Box<ChatSocket<ClientStream>>, Option<SubjectConnection>),
+}
+
+impl AcceptedClient {
+    /// Takes the connection from the HTTP library; `None` if the client has disconnected.
+    async fn open(self, upgrade: OnUpgrade) -> Option<OpenSocket> {
+        let taken = TakenStream::upgraded(upgrade).await?;
+        let Self {
+            app,
+            slot,
+            own_slot,
+            address,
+            access,
+            chat,
+            encoding,
+        } = self;
+        let socket = socket_of(&app, taken.holding(own_slot), encoding, slot);
+        Some(match chat {
+            Some((access, counted)) => {
+                let chat = ChatSocket::new(app, socket, address, access);
+                OpenSocket::Chat(Box::new(chat), counted)
+            }
+            None => {
+                let connection = Connection::new(app, socket, encoding, address, access);
+                OpenSocket::Own(Box::new(connection))
+            }
+        })
+    }
+}
+
+/// The socket of a client whose events have this encoding.
 fn socket_of(
     app: &App,
     taken: TakenStream,

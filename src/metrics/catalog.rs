@@ -51,6 +51,8 @@ metrics! {
         "Duration of a read of stored events, by `pages` of one job, by a `scan` of its shard, or from `segments`";
     EDGE_REPLAYED: "tailwater_edge_replay_events", Counter, None, ["source"], "edge",
         "Events that were read that way";
+    EDGE_WAITING_READS: "tailwater_edge_waiting_reads", Gauge, None, ["what"], "edge",
+        "Reads that wait, because as many as allowed run: a `replay` of stored events that no scan reads, a `listing` of jobs, or the `state` of a job";
     EDGE_SUBMITS: "tailwater_edge_submits", Counter, None, ["outcome"], "edge",
         "Accepted submissions: `new` jobs, and those of the `same` job again";
     EDGE_CANCELS: "tailwater_edge_cancels", Counter, None, [], "edge",

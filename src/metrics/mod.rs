@@ -5,9 +5,11 @@
 pub mod catalog;
 mod exposition;
 mod histogram;
+mod wait_count;
 
 pub use exposition::{Exposition, MetricsFormat};
 pub use histogram::{Histogram, HistogramValues};
+pub use wait_count::{WaitCount, Waits};
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,6 +26,8 @@ pub struct Accounts {
     pub shards: u32,
     /// The kinds whose workers get a user of their own.
     pub kinds: Vec<Kind>,
+    /// Whether jobs may have ids that name no kind.
+    pub plain_ids: bool,
 }
 
 /// Why the files could not be written.
@@ -65,6 +67,11 @@ impl Accounts {
             let path = dir.join(role.to_string()).join(SEED_FILE);
             let key = public_key(&path)?;
             if let Some(permissions) = role.permissions(&names, self.shards) {
+                let permissions = if self.plain_ids {
+                    permissions
+                } else {
+                    permissions.without_plain_ids(&names, self.shards)
+                };
                 let permissions = permissions.config("      ");
                 users += &format!(
                     "      # {role}\n      {{ nkey: {key}, permissions: {permissions} }}\n"

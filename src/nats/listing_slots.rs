@@ -1,13 +1,13 @@
 //! Limits how many listings are made at a time, and what share of the time they take. It reads
 //! nothing itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{LIST_QUEUE, LIST_REST, LISTINGS};
+use crate::metrics::WaitCount;
 
 /// Too many listings are waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +21,7 @@ pub(super) struct ListingSlots {
     slots: Semaphore,
     /// When the pause is over.
     paused_until: Mutex<Instant>,
-    waiting: AtomicUsize,
+    pub(super) waiting: WaitCount,
 }
 
 /// A listing that is being made, until it is dropped.
@@ -31,23 +31,19 @@ pub(super) struct ListingSlot<'a> {
     _slot: SemaphorePermit<'a>,
 }
 
-/// Counts a listing that waits, until it is dropped.
-struct Queued<'a>(&'a AtomicUsize);
-
 impl ListingSlots {
     pub(super) fn new() -> Self {
         Self {
             slots: Semaphore::new(LISTINGS),
             paused_until: Mutex::new(Instant::now()),
-            waiting: AtomicUsize::new(0),
+            waiting: WaitCount::default(),
         }
     }
 
     /// Waits until a listing may start, unless too many are waiting.
     pub(super) async fn acquire(&self) -> Result<ListingSlot<'_>, Busy> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _queued = Queued(&self.waiting);
-        if before >= LIST_QUEUE {
+        let _waits = self.waiting.enter();
+        if self.waiting.count() > LIST_QUEUE {
             return Err(Busy);
         }
         let slot = self.slots.acquire().await.map_err(|_| Busy)?;
@@ -79,12 +75,6 @@ impl Drop for ListingSlot<'_> {
         let pause = (now - self.started) * LIST_REST / LISTINGS as u32;
         let mut until = self.slots.lock();
         *until = now.max(*until) + pause;
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -140,7 +130,7 @@ mod tests {
             .collect();
         let abandoned = join_all((0..LIST_QUEUE).map(|_| slots.acquire()));
         assert!(timeout(TOOK, abandoned).await.is_err());
-        assert_eq!(slots.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.waiting.count(), 0);
         drop(held);
         list(&slots).await.unwrap();
     }

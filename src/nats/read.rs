@@ -95,6 +95,17 @@ impl Reader {
         &self.log
     }
 
+    /// How many reads of replays wait for others to end.
+    pub fn waiting_replays(&self) -> usize {
+        let of_shards = self.shards.iter().map(|shard| shard.slots.waiting.count());
+        of_shards.sum::<usize>() + self.segment_slots.waiting.count()
+    }
+
+    /// How many listings wait for others to end, or for the pause after them.
+    pub fn waiting_listings(&self) -> usize {
+        self.listing_slots.waiting.count()
+    }
+
     /// What the replays of this reader took.
     pub fn replay_counts(&self) -> &ReplayCounts {
         &self.replay_counts

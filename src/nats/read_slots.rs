@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::mailbox::{NoMail, mailbox};
 use crate::budget::Budget;
+use crate::metrics::WaitCount;
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 
@@ -16,6 +17,7 @@ pub(super) struct ReadSlots {
     free: Arc<Semaphore>,
     tasks: Tasks,
     budget: Budget,
+    pub(super) waiting: WaitCount,
 }
 
 impl ReadSlots {
@@ -25,6 +27,7 @@ impl ReadSlots {
             free: Arc::new(Semaphore::new(at_once)),
             tasks,
             budget,
+            waiting: WaitCount::default(),
         }
     }
 
@@ -52,6 +55,7 @@ impl ReadSlots {
             let free = Arc::clone(&self.free);
             let budget = self.budget.clone();
             let read = read();
+            let waits = self.waiting.enter();
             // Not ended by the stop signal: requests in flight are still answered, and a read ends
             // soon.
             self.tasks.spawn(async move {
@@ -67,6 +71,7 @@ impl ReadSlots {
                 let Some((taken, reservation)) = started else {
                     return;
                 };
+                drop(waits);
                 let result = read.await;
                 drop(taken);
                 // The reader may be gone.
@@ -146,10 +151,11 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         let_tasks_run().await;
-        assert_eq!(tasks.running(), 2);
+        assert_eq!((tasks.running(), slots.waiting.count()), (2, 1));
         drop(second);
         let_tasks_run().await;
         assert!(other.is_closed());
+        assert_eq!(slots.waiting.count(), 0);
         finish.send(1).unwrap();
         assert_eq!(first.await.unwrap(), 1);
         let_tasks_run().await;

@@ -128,6 +128,19 @@ fn fill_in(subject: &str, names: &Names, shards: u32, kind: &str) -> Vec<String>
 }
 
 impl RolePermissions {
+    /// The same, without the logs and segments of jobs whose ids name no kind: a worker of any kind
+    /// can write to them.
+    #[must_use]
+    pub fn without_plain_ids(mut self, names: &Names, shards: u32) -> Self {
+        let prefix = names.prefix();
+        for shard in 0..shards {
+            self.publish.remove(&format!("{prefix}.chunks.{shard}.*"));
+            let segments = format!("{prefix}.segments.{shard}.*.*");
+            self.publish.remove(&segments);
+        }
+        self
+    }
+
     /// As the value of `permissions` of a user in the configuration of a NATS server, each line
     /// indented by `indent`.
     pub(super) fn config(&self, indent: &str) -> String {
@@ -180,6 +193,33 @@ mod tests {
         assert_eq!(
             Role::All.permissions(&Names::new("tw".parse().unwrap()), 2),
             None
+        );
+    }
+
+    #[test]
+    fn without_plain_ids_a_worker_of_one_kind_writes_to_logs_of_its_kind_only() {
+        let names = Names::new("tw".parse().unwrap());
+        for role in every_role() {
+            let all = of(&role);
+            let qualified = all.clone().without_plain_ids(&names, 2);
+            let removed = all.publish.len() - qualified.publish.len();
+            let is_worker = matches!(role, Role::Worker(_));
+            assert_eq!(removed, if is_worker { 4 } else { 0 }, "{role}");
+            assert_eq!(all.subscribe, qualified.subscribe);
+        }
+        let permissions = of(&Role::Worker(Some("chat".parse().unwrap())));
+        let permissions = permissions.without_plain_ids(&names, 2);
+        let written = permissions.publish.keys();
+        let written = written.filter(|subject| {
+            subject.starts_with("tw.chunks.1.") || subject.starts_with("tw.segments.1.")
+        });
+        assert_eq!(
+            written.map(String::as_str).collect::<Vec<_>>(),
+            [
+                "tw.chunks.1.callback.*",
+                "tw.chunks.1.chat.*",
+                "tw.segments.1.chat.*.*",
+            ]
         );
     }
 

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use tailwater::{auth, config, wire};
 
+#[path = "../../src/edge/ws/reader.rs"]
+mod reader;
 #[path = "../../src/backend/sse.rs"]
 mod sse;
 #[path = "../../fuzz/src/targets.rs"]

@@ -59,6 +59,16 @@ async fn a_bench_counts_what_clients_of_a_storm_missed() {
 }
 
 #[tokio::test]
+async fn a_bench_measures_appends_before_and_while_clients_of_a_storm_return() {
+    let report = bench("--jobs 4 --watchers 3 --storm 50 --cold --appends 100").await;
+    assert_deliveries(&report, 4 * 3 * 50);
+    for measured in ["append_before_ms", "append_ms"] {
+        let p99 = report[measured]["p99"].as_f64().unwrap();
+        assert!(p99 > 0.0, "{measured}: {report}");
+    }
+}
+
+#[tokio::test]
 async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
     let report = bench("--jobs 10 --late 4000 --watchers 2 --rate 5 --seconds 2").await;
     assert!(
@@ -159,6 +169,7 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
         ("--jobs 0", "--jobs"),
         ("--jobs 300 --watchers 300", "--watchers"),
         ("--rate 0", "--rate"),
+        ("--storm 5 --appends 0", "--appends"),
     ] {
         tailwater(&format!("bench {args}")).await.fails(2, reason);
     }

@@ -1,6 +1,7 @@
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 use tailwater::config::{KIND_JOBS_MAX, SMALL_INPUT};
+use tailwater::edge::EdgeSettings;
 use tailwater::nats::SubmitOutcome;
 use tailwater::process_group::Signal;
 use tailwater::wire::{JobId, Status, Submission};
@@ -303,5 +304,30 @@ async fn submit_wait_exits_with_the_outcome_of_the_job() {
     let (ran, ()) = futures_util::future::join(submit(&waits), cancel).await;
     let found = (ran.code, &*ran.err);
     assert_eq!(found, (3, "tailwater: the job was cancelled\n"));
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_can_refuse_ids_that_name_no_kind() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let settings = EdgeSettings {
+        plain_ids: false,
+        ..EdgeSettings::default()
+    };
+    let edge = system.edge_with(settings).await;
+    let input = words(1, 0, 1);
+    let plain = json!({"kind": "demo", "id": "plain", "input": input});
+    let (status, problem) = post(&edge, &plain).await;
+    assert_problem(status, &problem, 400, "bad_job_id");
+    let qualified = json!({"kind": "demo", "id": "demo:named", "input": input});
+    let (status, answer) = post(&edge, &qualified).await;
+    assert_eq!(
+        (status, &answer["id"]),
+        (202, &json!("demo:named")),
+        "{answer}"
+    );
+    let (status, answer) = post(&edge, &json!({"kind": "demo", "input": input})).await;
+    assert_eq!(status, 202, "{answer}");
     system.end().await;
 }

@@ -38,6 +38,10 @@ pub(super) struct Plan {
     /// With `--storm`: restart the edge before the clients reconnect.
     #[arg(long, requires = "storm")]
     pub(super) cold: bool,
+    /// With `--storm`: append this many events per second to one more job, and measure how long these
+    /// appends take before the clients reconnect, and meanwhile.
+    #[arg(long, value_name = "RATE", requires = "storm")]
+    pub(super) appends: Option<f64>,
     /// Publish nothing: measure the memory of the connections.
     #[arg(long, conflicts_with_all = ["late", "worker"])]
     pub(super) idle: bool,
@@ -57,8 +61,10 @@ impl Plan {
         if connections == 0 || connections > BENCH_CONNECTIONS_MAX {
             bail!("--jobs times --watchers must be from 1 to {BENCH_CONNECTIONS_MAX}");
         }
-        if !(self.rate > 0.0 && self.rate <= 1e6) {
-            bail!("--rate must be above 0 and at most 1000000");
+        for (flag, rate) in [("--rate", Some(self.rate)), ("--appends", self.appends)] {
+            if rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e6)) {
+                bail!("{flag} must be above 0 and at most 1000000");
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::job_writer::{JobWriter, PublishTarget, TargetConnections};
 use super::report::Delays;
@@ -28,18 +29,23 @@ pub(super) struct Publisher {
     appends: Appends,
 }
 
-/// How long appends took, in microseconds; only scheduled ones are measured.
+/// How long appends took, in microseconds; only scheduled and steady ones are measured.
 type Appends = Arc<Mutex<Histogram<u64>>>;
 
 /// What to write next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Order {
     /// The first two events of each job: queued, started.
     Begin,
-    /// This many events of each job, as fast as the broker accepts them.
-    Burst(u64),
+    /// This many events of each of the first `jobs` jobs, as fast as the broker accepts them.
+    Burst { jobs: usize, events: u64 },
     /// Each job's events when they are due.
     Scheduled(Schedule),
+    /// Events of the last job, each due an interval after the one before.
+    Steady {
+        interval: Duration,
+        until: CancellationToken,
+    },
     /// `events` of the first job, spread evenly among `others` events of all other jobs.
     Interleaved { events: u64, others: u64 },
     /// Each job's final event.
@@ -91,10 +97,12 @@ impl Publisher {
         outcome.await.context("the publisher has ended")?
     }
 
-    /// How long the broker took for each scheduled append.
+    /// How long the broker took for each measured append since the last call.
     pub(super) fn appends(&self) -> Option<Delays> {
-        let appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
-        Delays::of(&appends)
+        let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        let delays = Delays::of(&appends);
+        appends.reset();
+        delays
     }
 
     /// Ends the thread.
@@ -121,8 +129,11 @@ async fn execute(
             }
             Ok(())
         }
-        Order::Burst(events) => {
-            all(jobs.iter_mut().map(async |job| {
+        Order::Burst {
+            jobs: count,
+            events,
+        } => {
+            all(jobs.iter_mut().take(count).map(async |job| {
                 for _ in 0..events {
                     job.append(chunk(text)).await?;
                 }
@@ -136,14 +147,24 @@ async fn execute(
                     if let Some(due) = schedule.due(index, seq) {
                         sleep_until(due).await;
                     }
-                    let started = Instant::now();
-                    job.append(chunk(text)).await?;
-                    let mut appends = appends.lock().unwrap_or_else(PoisonError::into_inner);
-                    appends.saturating_record(micros(started.elapsed()));
+                    append_measured(job, text, Instant::now(), appends).await?;
                 }
                 Ok(())
             }))
             .await
+        }
+        Order::Steady { interval, until } => {
+            let job = jobs.last_mut().context("no job")?;
+            let mut due = Instant::now();
+            while !until.is_cancelled() {
+                // One that waits for another counts from when it was due.
+                append_measured(job, text, due, appends).await?;
+                due = due
+                    .checked_add(interval)
+                    .context("--appends is too small")?;
+                until.run_until_cancelled(sleep_until(due)).await;
+            }
+            Ok(())
         }
         Order::Interleaved { events, others } => interleave(jobs, text, events, others).await,
         Order::End => {
@@ -183,6 +204,19 @@ async fn start_job(job: &mut JobWriter) -> anyhow::Result<()> {
         continues: false,
     })
     .await?;
+    Ok(())
+}
+
+/// Appends an event, and measures how long that takes since `begun`.
+async fn append_measured(
+    job: &mut JobWriter,
+    text: usize,
+    begun: Instant,
+    appends: &Appends,
+) -> anyhow::Result<()> {
+    job.append(chunk(text)).await?;
+    let mut appends = appends.lock().unwrap_or_else(PoisonError::into_inner);
+    appends.saturating_record(micros(begun.elapsed()));
     Ok(())
 }
 

@@ -29,6 +29,8 @@ pub(super) struct BenchReport {
     pub(super) delay_ms: Delays,
     /// How long the broker took for an append of the publisher.
     pub(super) append_ms: Option<Delays>,
+    /// The same before the clients of a storm reconnected.
+    pub(super) append_before_ms: Option<Delays>,
     pub(super) cost: Costs,
     #[serde(skip)]
     curve: Vec<(f64, f64)>,
@@ -103,6 +105,7 @@ impl BenchReport {
             delay_of,
             delay_ms: Delays::of(&tally.delays).unwrap_or_default(),
             append_ms: None,
+            append_before_ms: None,
             cost: Costs::default(),
             curve: curve.collect(),
             timeline: timeline
@@ -153,6 +156,9 @@ impl BenchReport {
             format!("p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2} ms")
         };
         row(self.delay_of, delays(&self.delay_ms));
+        if let Some(append) = &self.append_before_ms {
+            row("append at the broker before", delays(append));
+        }
         if let Some(append) = &self.append_ms {
             row("append at the broker", delays(append));
         }

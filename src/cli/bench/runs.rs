@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::job_writer::PublishTarget;
 use super::plan::Plan;
@@ -20,7 +21,9 @@ use super::tally::Schedule;
 use super::transport::ClientTransport;
 use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
 use crate::cli::args::NatsArgs;
-use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE};
+use crate::config::{
+    BENCH_APPENDS_BEFORE, BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE,
+};
 use crate::nats::Role;
 use crate::wire::JobId;
 /// The events of a job before its first scheduled one.
@@ -43,7 +46,11 @@ pub(super) async fn run(
         return with_worker(plan, system, &jobs).await;
     }
     let target = target(plan, system, nats);
-    let publisher = Publisher::start(target, jobs.clone(), plan.text)?;
+    let mut published = jobs.clone();
+    if plan.appends.is_some() {
+        published.push(format!("bench{separator}{run}-unwatched").parse()?);
+    }
+    let publisher = Publisher::start(target, published, plan.text)?;
     publisher.order(Order::Begin).await?;
     let mut report = if let Some(missed) = plan.storm {
         storm(plan, system, &jobs, &publisher, missed).await?
@@ -126,11 +133,22 @@ async fn storm(
         .into_iter()
         .map(|watcher| watcher.watched)
         .collect();
-    publisher.order(Order::Burst(missed)).await?;
+    let burst = Order::Burst {
+        jobs: jobs.len(),
+        events: missed,
+    };
+    publisher.order(burst).await?;
     if plan.cold {
         system.restart_edge().await?;
     }
     sleep(BENCH_SETTLE).await;
+    let before = match plan.appends {
+        Some(rate) => {
+            appended_while(publisher, rate, sleep(BENCH_APPENDS_BEFORE)).await?;
+            publisher.appends()
+        }
+        None => None,
+    };
     let meter = CostMeter::start(system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
@@ -148,14 +166,40 @@ async fn storm(
         })
         .collect();
     let all = within(returning, started + BENCH_GRACE, &account);
-    let connections = with_progress(&account, total, all).await.len();
-    meter.report(
+    let all = with_progress(&account, total, all);
+    let returned = match plan.appends {
+        Some(rate) => appended_while(publisher, rate, all).await?,
+        None => all.await,
+    };
+    let mut report = meter.report(
         plan,
-        connections,
+        returned.len(),
         &account,
         started,
         "a client has all events, from the first connect",
-    )
+    )?;
+    report.append_before_ms = before;
+    Ok(report)
+}
+
+/// Does `work`, while events are appended to the last job at this rate.
+async fn appended_while<T>(
+    publisher: &Publisher,
+    rate: f64,
+    work: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    let until = CancellationToken::new();
+    let steady = Order::Steady {
+        interval: publisher::interval(rate),
+        until: until.clone(),
+    };
+    let (appended, done) = tokio::join!(publisher.order(steady), async {
+        let done = work.await;
+        until.cancel();
+        done
+    });
+    appended?;
+    Ok(done)
 }
 
 /// Clients that start late on a job whose events are far apart in the log.

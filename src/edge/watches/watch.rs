@@ -22,8 +22,9 @@ pub(super) struct Watch<S: EventSource, R> {
     /// Reserved before the events for which there was no room are read again.
     room: Option<Reservation>,
     /// Since when the client has everything that was stored before.
-    pub(super) live_since_ms: Option<u64>,
-    _member: Option<RoomMember>,
+    pub(super) live_since_ms: Option<NonZeroU64>,
+    /// Boxed, because only one transport has rooms.
+    _member: Option<Box<RoomMember>>,
 }
 
 /// ```text
@@ -64,7 +65,7 @@ impl<S: EventSource, R> Watch<S, R> {
             state: WatchState::Opening(opening, reply_to),
             room: None,
             live_since_ms: None,
-            _member: member,
+            _member: member.map(Box::new),
         }
     }
 
@@ -84,12 +85,11 @@ impl<S: EventSource, R> Watch<S, R> {
     }
 
     /// When one of these events was stored, if that is known and the client was live then.
-    pub(super) fn measured(&self, events: &[Arc<Stored>]) -> Option<u64> {
+    pub(super) fn measured(&self, events: &[Arc<Stored>]) -> Option<NonZeroU64> {
         let live_since_ms = self.live_since_ms?;
         let mut stored = events.iter().filter_map(|event| event.stored_ms);
         stored
             .next_back()
-            .map(NonZeroU64::get)
             .filter(|stored_ms| *stored_ms >= live_since_ms)
     }
 
@@ -126,6 +126,8 @@ impl<S: EventSource, R> Watch<S, R> {
         match opened {
             Ok(session) => {
                 let status = session.status();
+                // All watchers share this one.
+                self.job = session.job().clone();
                 self.state = WatchState::Open(session);
                 Progress::Opened(status, reply_to)
             }

@@ -36,8 +36,9 @@ pub(super) enum FrameError {
 #[derive(Debug)]
 pub(super) struct FrameReader {
     state: ReaderState,
-    /// The message that has begun. Control frames may arrive between its frames.
-    message: Option<OpenMessage>,
+    /// The message that has begun. Control frames may arrive between its frames. Boxed, because idle
+    /// clients have none.
+    message: Option<Box<OpenMessage>>,
     /// The payload of a control frame.
     control: Vec<u8>,
 }
@@ -145,11 +146,11 @@ impl FrameReader {
     fn begin(&mut self, opcode: Opcode, size: usize) -> Result<(), FrameError> {
         match (opcode, &self.message) {
             (Opcode::Text | Opcode::Binary, None) => {
-                self.message = Some(OpenMessage {
+                self.message = Some(Box::new(OpenMessage {
                     is_text: opcode == Opcode::Text,
                     bytes: Vec::new(),
                     checked: 0,
-                });
+                }));
             }
             (Opcode::Text | Opcode::Binary, Some(_)) | (Opcode::Continuation, None) => {
                 return Err(FrameError::Violation);
