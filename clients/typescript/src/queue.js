@@ -17,7 +17,7 @@ import { call } from "./watch.js";
 const LIMIT = 100;
 
 /** A random id; `crypto.randomUUID` is missing on pages without TLS. */
-export const randomId = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+export const randomId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
 
 /** @returns {Store} */
 function inMemory() {
