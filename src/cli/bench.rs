@@ -1,6 +1,7 @@
 //! `tailwater bench`: puts an open-loop load on running processes, checks every event, and measures
 //! what a delivery costs.
 
+mod cost_meter;
 mod frames;
 mod job_writer;
 mod plan;

@@ -389,7 +389,12 @@ async fn a_second_signal_stops_a_worker_without_waiting_for_its_jobs() {
     system.submit("long", words(10_000, 10, 1)).await;
     system.reaches("long", 3).await;
     worker.signal(Signal::TERM);
-    // It continues its job and claims no other.
+    let claims = format!("CONSUMER.INFO.{}.demo", system.names().jobs_stream());
+    until("the worker claims no more", async || {
+        system.ask_jetstream(&claims, &json!({})).await["num_waiting"] == 0
+    })
+    .await;
+    // It continues its job.
     let next = system.submit("next", words(1, 0, 1)).await;
     let running = system.last(&"long".parse().unwrap()).await.seq.0;
     system.reaches("long", running + 5).await;
