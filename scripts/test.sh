@@ -131,7 +131,7 @@ bounded 1800 cargo test --locked --doc
 
 say "cargo test"
 # Most tests of a real server wait more than they compute.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
 # The tests run the examples as programs.
 bounded 1800 cargo build --locked --examples
 # Without doc tests, which ran above: the last line counts tests.

@@ -175,6 +175,13 @@ impl App {
         submission: Submission,
         key: Option<&str>,
     ) -> Result<Accepted, Problem> {
+        // Also one that is not used, because the job has an id.
+        if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
+            return Err(Problem::new(
+                Code::BadRequest,
+                format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
+            ));
+        }
         let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => {
@@ -409,12 +416,6 @@ fn qualified(kind: &Kind, name: &str) -> Result<JobId, Problem> {
 /// The id of the job of this kind that this subject submitted with this key. It does not reveal the
 /// key.
 fn id_of_key(kind: &Kind, subject: &str, key: &str) -> Result<JobId, Problem> {
-    if key.is_empty() || key.len() > KEY_MAX {
-        return Err(Problem::new(
-            Code::BadRequest,
-            format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
-        ));
-    }
     let mut digest = Sha256::new();
     if !subject.is_empty() {
         // The length keeps `a` with the key `bc` apart from `ab` with the key `c`.

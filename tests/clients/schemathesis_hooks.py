@@ -23,7 +23,7 @@ def after_call(context, case, response):
     listed = case.method == "GET" and case.path == "/api/jobs" and response.status_code == 200
     if listed and response.json().get("next"):
         pages.append(response.json()["next"])
-    if case.method == "DELETE" and response.status_code == 204:
+    if case.method == "DELETE" and case.path == "/api/jobs/{id}" and response.status_code == 204:
         purged.add(unquote(case.path_parameters["id"]))
 
 
