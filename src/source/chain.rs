@@ -40,7 +40,9 @@ pub enum MessageClass {
 }
 
 impl Chain {
-    /// Expects the event `next` of a log that was read up to `read`.
+    /// Expects the event `next` of a log that was read up to `read`. That must not be after the
+    /// message of this log that `next` directly follows, even if only messages of other jobs are
+    /// between: `next` would be undecodable.
     pub const fn new(next: Seq, read: StreamSeq) -> Self {
         Self {
             next,
