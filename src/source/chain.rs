@@ -40,7 +40,9 @@ pub enum MessageClass {
 }
 
 impl Chain {
-    /// Expects the event `next` of a log that was read up to `read`.
+    /// Expects the event `next` of a log that was read up to `read`. That must not be after the
+    /// message of this log that `next` directly follows, even if only messages of other jobs are
+    /// between: `next` would be undecodable.
     pub const fn new(next: Seq, read: StreamSeq) -> Self {
         Self {
             next,
@@ -243,6 +245,7 @@ impl LiveChain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// The event `seq` at `stream_seq`, stored after the message at `prev`.
     fn event(seq: u64, stream_seq: StreamSeq, prev: Option<StreamSeq>) -> Arc<Stored> {
@@ -362,5 +365,85 @@ mod tests {
         live.delivered(&event(1, 24, Some(23)));
         assert_eq!(letter(&live.next_waiting().unwrap()), 'u');
         assert!(live.unclassified().is_none() && live.next_waiting().is_none());
+    }
+
+    /// The events that a reader finds among the messages of a log that were not removed.
+    fn found(
+        mut chain: Chain,
+        log: &[Arc<Stored>],
+        is_removed: impl Fn(StreamSeq) -> bool,
+    ) -> Vec<Seq> {
+        let mut seqs = Vec::new();
+        for message in log {
+            if message.stream_seq <= chain.read() || is_removed(message.stream_seq) {
+                continue;
+            }
+            let is_next = match chain.classify(message) {
+                MessageClass::Next => true,
+                MessageClass::Undecodable => false,
+                MessageClass::IfStored(at) => !is_removed(at),
+                MessageClass::IfExpired([one, other]) => is_removed(one) || is_removed(other),
+            };
+            if is_next {
+                chain.accept(message);
+                seqs.push(message.seq);
+            } else {
+                chain.skip(message.stream_seq);
+            }
+        }
+        seqs
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_finds_each_stored_event_among_those_of_expired_and_purged_jobs(
+            // The job of each message of the shard, and a sequence number that may be wrong.
+            shard in prop::collection::vec((0..3_u8, prop::option::weighted(0.2, 1..9_u64)), 1..40),
+            expired in 0..30_u64,
+            is_purged in any::<bool>(),
+        ) {
+            let is_removed = |at: StreamSeq| {
+                let message = usize::try_from(at - 1).ok().and_then(|at| shard.get(at));
+                at <= expired || is_purged && matches!(message, Some((2, _)))
+            };
+            let mut log = Vec::new();
+            let mut events = Vec::new();
+            let mut prev = 0;
+            let mut last = 0;
+            for ((job, wrong), stream_seq) in shard.iter().zip(1_u64..) {
+                if *job != 0 {
+                    continue;
+                }
+                // A sequence number after the stream sequence is not decoded.
+                let wrong = wrong.filter(|wrong| *wrong != last + 1 && *wrong <= stream_seq);
+                if let Some(wrong) = wrong {
+                    log.push(event(wrong, stream_seq, None));
+                } else {
+                    last += 1;
+                    let next = event(last, stream_seq, Some(prev));
+                    events.push(Arc::clone(&next));
+                    log.push(next);
+                }
+                prev = stream_seq;
+            }
+            let stored_after = |seq: Seq| -> Vec<Seq> {
+                events
+                    .iter()
+                    .filter(|event| event.seq > seq && !is_removed(event.stream_seq))
+                    .map(|event| event.seq)
+                    .collect()
+            };
+            let from_start = found(Chain::new(Seq::FIRST, 0), &log, is_removed);
+            prop_assert_eq!(from_start, stored_after(Seq(0)));
+            for event in &events {
+                let stored = stored_after(event.seq);
+                // The next event, or the first one after a gap that was reported.
+                let next = stored.first().copied();
+                for next in [Some(event.seq.successor()), next].into_iter().flatten() {
+                    let after = found(Chain::new(next, event.stream_seq), &log, is_removed);
+                    prop_assert_eq!(&after, &stored, "{} after {}", next, event.seq);
+                }
+            }
+        }
     }
 }

@@ -131,8 +131,9 @@ pub trait Replay: fmt::Debug + Send {
 pub struct Span {
     /// The first event to read.
     pub from: Seq,
-    /// A stream sequence after the event before `from`, if known: the reading starts there. The
-    /// first event from there on is `from`, or a later one if that has expired.
+    /// Where the reading starts, if known: right after the event before `from`, or after an earlier
+    /// event if those between have expired. A later position makes `from` undecodable, see
+    /// [`Chain::new`]. The first event from there on is `from`, or a later one if that has expired.
     pub stream_seq: Option<StreamSeq>,
     /// The last event to read.
     pub until: Option<Seq>,
