@@ -111,7 +111,7 @@ async fn an_edge_conforms_to_its_openapi_document() {
         .env("PYTHONPATH", root)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let out = timeout(Duration::from_secs(300), command.output())
+    let out = timeout(Duration::from_secs(600), command.output())
         .await
         .expect("in time")
         .unwrap();
