@@ -10,7 +10,7 @@ use super::args::{NatsArgs, block_on, no_job};
 use crate::config::OPEN_WAIT;
 use crate::nats::{Log, Queue, Reader, Role};
 use crate::runtime::Tasks;
-use crate::source::{KnownJob, Unavailable, fold_until};
+use crate::source::{KnownJob, Unavailable, fold};
 use crate::wire::{JobId, JobState};
 
 /// Show a job's state as JSON: its status, attempt, output so far and times.
@@ -46,14 +46,12 @@ async fn read_state(
     reader: &Reader,
     job: &JobId,
 ) -> Result<Option<JobState>, Unavailable> {
-    let mut state = JobState::new(job.clone());
     match queue.find(job).await? {
-        None => return Ok(None),
-        Some(KnownJob::Queued(kind)) => state.kind = Some(kind),
-        Some(KnownJob::Logged(last)) => {
-            let resize = |_| Ok::<_, Unavailable>(());
-            fold_until(reader, job, last.seq, &mut state, resize).await?;
-        }
+        None => Ok(None),
+        Some(KnownJob::Queued(kind)) => Ok(Some(JobState {
+            kind: Some(kind),
+            ..JobState::new(job.clone())
+        })),
+        Some(KnownJob::Logged(_)) => fold(reader, job).await,
     }
-    Ok(Some(state))
 }

@@ -226,8 +226,8 @@ impl App {
         }
     }
 
-    /// Checks that workers can run the job, and do what the submission asks for. Returns how full the queue is for
-    /// its kind.
+    /// Checks that workers can run the job, and do what the submission asks for. Returns how full the
+    /// queue is for its kind.
     async fn check(&self, submission: &Submission) -> Result<QueueUsage, Problem> {
         let is_plain = |id: &JobId| id.kind().is_none();
         if !self.settings.plain_ids && submission.id.as_ref().is_some_and(is_plain) {
