@@ -180,6 +180,16 @@ mod tests {
         ]
     }
 
+    /// The subjects of logs and segments of shard 1 that a role writes to.
+    fn written_in_shard_1(permissions: &RolePermissions) -> Vec<&str> {
+        let subjects = permissions.publish.keys().map(String::as_str);
+        subjects
+            .filter(|subject| {
+                subject.starts_with("tw.chunks.1.") || subject.starts_with("tw.segments.1.")
+            })
+            .collect()
+    }
+
     #[test]
     fn only_the_server_publishes_live_copies() {
         for role in every_role() {
@@ -209,12 +219,8 @@ mod tests {
         }
         let permissions = of(&Role::Worker(Some("chat".parse().unwrap())));
         let permissions = permissions.without_plain_ids(&names, 2);
-        let written = permissions.publish.keys();
-        let written = written.filter(|subject| {
-            subject.starts_with("tw.chunks.1.") || subject.starts_with("tw.segments.1.")
-        });
         assert_eq!(
-            written.map(String::as_str).collect::<Vec<_>>(),
+            written_in_shard_1(&permissions),
             [
                 "tw.chunks.1.callback.*",
                 "tw.chunks.1.chat.*",
@@ -248,13 +254,8 @@ mod tests {
     #[test]
     fn a_worker_of_one_kind_writes_to_its_own_logs_to_plain_ones_and_to_those_of_callbacks() {
         let permissions = of(&Role::Worker(Some("chat".parse().unwrap())));
-        let is_of_shard = |subject: &&str| {
-            subject.starts_with("tw.chunks.1.") || subject.starts_with("tw.segments.1.")
-        };
-        let subjects = permissions.publish.keys().map(String::as_str);
-        let written: Vec<_> = subjects.filter(is_of_shard).collect();
         assert_eq!(
-            written,
+            written_in_shard_1(&permissions),
             [
                 "tw.chunks.1.*",
                 "tw.chunks.1.callback.*",
