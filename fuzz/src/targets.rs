@@ -1,6 +1,9 @@
 //! What each fuzz target requires of a decoder, besides that it returns. `tests/fuzz` replays the corpus with the same
 //! functions, so that each finding stays fixed.
 
+use std::fmt::Debug;
+use std::slice::Chunks;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
@@ -38,17 +41,20 @@ pub const TARGETS: [(&str, Target); 11] = [
 /// The bytes of a client's WebSocket. They give the same messages however they are cut, and hold no more than
 /// has arrived.
 pub fn websocket(data: &[u8]) {
+    assert_same_when_cut(data, messages);
+}
+
+/// What is read from a stream does not depend on how it is cut. The first byte says how.
+fn assert_same_when_cut<T: Debug + PartialEq>(data: &[u8], read: fn(Chunks<'_, u8>) -> T) {
     let Some((cut, data)) = data.split_first() else {
         return;
     };
-    let whole = messages([data]);
+    let whole = read(data.chunks(data.len().max(1)));
     let step = usize::from(*cut).max(1);
-    assert_eq!(whole, messages(data.chunks(step)), "cut every {step} bytes");
+    assert_eq!(whole, read(data.chunks(step)), "cut every {step} bytes");
 }
 
-fn messages<'a>(
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> (Vec<ClientInput>, Option<FrameError>) {
+fn messages(pieces: Chunks<'_, u8>) -> (Vec<ClientInput>, Option<FrameError>) {
     let mut reader = FrameReader::new();
     let mut messages = Vec::new();
     let mut arrived = 0;
@@ -170,15 +176,10 @@ pub fn page_token(data: &[u8]) {
 
 /// A stream of server-sent events. It gives the same events however it is cut.
 pub fn sse(data: &[u8]) {
-    let Some((cut, data)) = data.split_first() else {
-        return;
-    };
-    let whole = events([data]);
-    let step = usize::from(*cut).max(1);
-    assert_eq!(whole, events(data.chunks(step)), "cut every {step} bytes");
+    assert_same_when_cut(data, events);
 }
 
-fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<SseEvent>> {
+fn events(pieces: Chunks<'_, u8>) -> Option<Vec<SseEvent>> {
     let mut parser = SseParser::default();
     let mut events = Vec::new();
     for mut piece in pieces {

@@ -67,8 +67,7 @@ fn id_for(job: &JobId) -> Result<JobId, Unavailable> {
     let name = if job.kind().is_none() && id.len() < NAME_MAX {
         id.to_owned()
     } else {
-        let digest = Sha256::digest(id);
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:x}", Sha256::digest(id))
     };
     JobId::qualified(&reserved_kind(), &name)
         .map_err(|_| Unavailable("the callback has no id".into()))
