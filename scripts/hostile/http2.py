@@ -73,6 +73,8 @@ async def connections(rig, count, one, at_once=100, first=settings()):
     async def opened(number):
         client = await Client.connect(rig.port, tls=rig.http2)
         held.append(client)
+        # An edge that speaks HTTP/1 only would end every connection, as most attacks expect.
+        require(client.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2", "the edge does not speak HTTP/2")
         await client.send(START + first)
         return await one(client, number)
 

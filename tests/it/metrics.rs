@@ -301,15 +301,13 @@ async fn put_too_large(system: &System, job: &str) {
 #[tokio::test]
 async fn the_end_of_a_job_that_never_started_is_counted_with_or_without_a_final_event() {
     let system = System::with(Broker::shared_one(), |settings| settings.shards = 1).await;
-    let flags = ["--metrics", "127.0.0.1:0", "--max-attempts", "1"];
-    let mut worker = system.worker_process(&flags, &["demo"]);
-    let metrics = worker.says("metrics http://").await;
-    let worker_addr = metrics.strip_suffix("/metrics").unwrap();
+    let flags = ["--max-attempts", "1"];
+    let (_worker, worker_addr) = system.measured_worker(&flags, &["demo"]).await;
     let failed = ended("failed", "attempts_exhausted");
     let abandoned = ended("abandoned", "");
     let took = "tailwater_worker_attempt_seconds_count{kind=\"demo\"}";
     put_too_large(&system, "failed").await;
-    until_counted(worker_addr, &[(failed.as_str(), 1.0), (took, 1.0)]).await;
+    until_counted(&worker_addr, &[(failed.as_str(), 1.0), (took, 1.0)]).await;
     let context = system.jetstream().await;
     let log = context.get_stream(system.shard()).await.unwrap();
     let mut config = log.cached_info().config.clone();
@@ -321,7 +319,7 @@ async fn the_end_of_a_job_that_never_started_is_counted_with_or_without_a_final_
         (abandoned.as_str(), 1.0),
         (took, 2.0),
     ];
-    until_counted(worker_addr, &of_worker).await;
+    until_counted(&worker_addr, &of_worker).await;
     system.queue_is_empty().await;
     system.end().await;
 }

@@ -177,7 +177,7 @@ async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
     assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
 }
 
-/// Submits the callback of each job, and writes its first event.
+/// The worker that ran a job submits its callback, and writes the first event of this callback.
 #[tokio::test]
 async fn a_worker_calls_back_with_the_key_of_its_role() {
     let accounts = Accounts::start().await;
@@ -195,10 +195,8 @@ async fn a_worker_calls_back_with_the_key_of_its_role() {
     let url = accounts.broker.url();
     let key = accounts.key("worker-demo").display().to_string();
     let env = [("TAILWATER_NATS", &*url), ("TAILWATER_NATS_NKEY", &*key)];
-    for (language, callback) in [
-        ("rust", "callback:plain-rust".to_owned()),
-        ("python", "callback:plain-python".to_owned()),
-    ] {
+    for language in ["rust", "python"] {
+        let callback = format!("callback:plain-{language}");
         let line = accounts.command("worker-demo", "worker --kind demo demo");
         let _rust = (language == "rust").then(|| Process::start(line));
         let _python = match language {
