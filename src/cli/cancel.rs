@@ -25,7 +25,7 @@ pub(super) struct CancelCommand {
 impl CancelCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("cancel", Role::Edge).await?;
+            let nats = self.nats.connect("cancel", Role::Recorder).await?;
             let queue = Queue::new(Log::open(&nats).await?);
             match queue.cancel(&self.job, self.by).await? {
                 CancelOutcome::Requested(seq) | CancelOutcome::Already(seq) => println!("{seq}"),

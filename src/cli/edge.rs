@@ -40,6 +40,10 @@ pub(super) struct EdgeCommand {
     #[arg(long, env = "TAILWATER_DRAIN", value_name = "TIME", default_value_t = DRAIN_WINDOW.into(),
           value_parser = str::parse::<humantime::Duration>)]
     drain: humantime::Duration,
+    /// Have a `tailwater recorder` submit, cancel and purge jobs, so that the edge's key for NATS needs
+    /// no permission to write to logs. Required with the key that `tailwater accounts` makes.
+    #[arg(long, env = "TAILWATER_RECORDER")]
+    recorder: bool,
     #[command(flatten)]
     settings: EdgeArgs,
     #[command(flatten)]
@@ -150,6 +154,7 @@ impl EdgeArgs {
             chat_kind: self.chat_kind.clone(),
             console: self.console,
             plain_ids: self.plain_ids,
+            recorder: false,
             drain,
             browsers: self.auth.browsers(&gate)?,
             proxies: self.auth.proxies()?,
@@ -170,7 +175,10 @@ impl EdgeArgs {
 impl EdgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let threads = self.threads.map_or_else(cores, usize::from);
-        let settings = self.settings.settings(self.listen, self.drain.into())?;
+        let settings = edge::EdgeSettings {
+            recorder: self.recorder,
+            ..self.settings.settings(self.listen, self.drain.into())?
+        };
         let listeners = bind(self.listen, threads)?;
         let addr = listeners[0].local_addr()?;
         let listeners: Vec<_> = listeners

@@ -28,6 +28,7 @@ mod log;
 mod man;
 mod metrics;
 mod purge;
+mod recorder;
 mod revoke;
 mod setup;
 mod show;
@@ -80,6 +81,7 @@ enum Command {
     Setup(setup::SetupCommand),
     Accounts(accounts::AccountsCommand),
     Edge(edge::EdgeCommand),
+    Recorder(recorder::RecorderCommand),
     Worker(worker::WorkerCommand),
     Submit(submit::SubmitCommand),
     Tail(tail::TailCommand),
@@ -126,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Setup(command) => command.run(),
         Command::Accounts(command) => command.run(),
         Command::Edge(command) => command.run(),
+        Command::Recorder(command) => command.run(),
         Command::Worker(command) => command.run(),
         Command::Submit(command) => command.run(),
         Command::Tail(command) => command.run(),
@@ -164,7 +167,7 @@ pub fn main() -> ExitCode {
 fn start_log(cli: &Cli) -> Option<log::LogWriter> {
     let serves = matches!(
         cli.command,
-        Command::Up(_) | Command::Edge(_) | Command::Worker(_)
+        Command::Up(_) | Command::Edge(_) | Command::Recorder(_) | Command::Worker(_)
     );
     let level = if serves { "info" } else { "warn" };
     let mut default = format!("error,{LOG_FILTER},tailwater={level}");

@@ -25,7 +25,7 @@ pub(super) struct PurgeCommand {
 impl PurgeCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         block_on(async move {
-            let nats = self.nats.connect("purge", Role::Edge).await?;
+            let nats = self.nats.connect("purge", Role::Recorder).await?;
             let queue = Queue::new(Log::open(&nats).await?);
             let mut code = ExitCode::SUCCESS;
             let purges = stream::iter(&self.jobs).map(|job| queue.purge(job));

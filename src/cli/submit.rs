@@ -63,7 +63,7 @@ impl SubmitCommand {
             None => JobId::qualified(&self.kind, nuid::next().as_str())?,
         };
         block_on(async move {
-            let nats = self.nats.connect("submit", Role::Edge).await?;
+            let nats = self.nats.connect("submit", Role::Recorder).await?;
             let log = Log::open(&nats).await?;
             let queue = Queue::new(log.clone());
             if submission.callback.is_some() {

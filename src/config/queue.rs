@@ -14,6 +14,16 @@ pub const QUEUE_REPORT_WAIT: Duration = Duration::from_secs(10);
 /// How long an edge or a worker uses its last count of the queue. Between two counts it adds its
 /// own jobs.
 pub const USAGE_AGE: Duration = Duration::from_secs(1);
+/// How long an edge waits for the answer of a recorder: longer than a recorder tries to cancel a job.
+pub const RECORDER_WAIT: Duration = Duration::from_secs(12);
+/// How long an edge asks again while no recorder runs: as long as the only one needs to restart.
+pub const RECORDER_BACK_WAIT: Duration = Duration::from_secs(3);
+/// How many requests of edges a recorder serves at a time. More are refused: each waits for the
+/// broker, which is not faster with more.
+pub const RECORDER_REQUESTS: usize = 1024;
+/// How many bytes the requests that a recorder serves may have together. A job takes about three
+/// times its size once parsed.
+pub const RECORDER_BYTES: usize = 64 << 20;
 /// How many kinds a process remembers the usage of. It asks the broker each time for any further
 /// kind.
 pub const KINDS_MAX: usize = 1000;

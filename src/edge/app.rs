@@ -57,6 +57,8 @@ pub struct EdgeSettings {
     pub plain_ids: bool,
     /// The time over which clients are asked to reconnect when the edge stops.
     pub drain: Duration,
+    /// Whether recorders submit, cancel and purge jobs for the edge, whose user may then not do so.
+    pub recorder: bool,
     /// Whether clients need a token. All threads of an edge have clones of the same.
     pub gate: Gate,
     /// Which host names are served, and to which pages.
@@ -68,6 +70,15 @@ pub struct EdgeSettings {
 }
 
 impl EdgeSettings {
+    /// The queue, as the edge may write to it.
+    pub(super) fn queue(&self, log: Log) -> Queue {
+        if self.recorder {
+            Queue::through_recorders(log)
+        } else {
+            Queue::new(log)
+        }
+    }
+
     /// The address of an edge that listens at `addr`.
     pub fn url(&self, addr: SocketAddr) -> String {
         match self.tls {
@@ -84,6 +95,7 @@ impl Default for EdgeSettings {
             chat_kind: None,
             console: true,
             plain_ids: true,
+            recorder: false,
             drain: DRAIN_WINDOW,
             gate: Gate::open(),
             browsers: BrowserPolicy::default(),

@@ -139,7 +139,7 @@ pub async fn run(
     tasks.spawn(alarms.clone().run(stop.clone(), closing.clone()));
     let app = Arc::new(App {
         alarms,
-        queue: Queue::new(log.clone()),
+        queue: settings.queue(log.clone()),
         log,
         hub,
         tasks: tasks.clone(),

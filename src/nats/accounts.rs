@@ -95,7 +95,13 @@ impl Accounts {
     }
 
     fn roles(&self) -> Vec<Role> {
-        let general = [Role::Setup, Role::Edge, Role::Observer, Role::Worker(None)];
+        let general = [
+            Role::Setup,
+            Role::Edge,
+            Role::Recorder,
+            Role::Observer,
+            Role::Worker(None),
+        ];
         let kinds = self.kinds.iter().cloned();
         let of_kinds = kinds.map(|kind| Role::Worker(Some(kind)));
         general.into_iter().chain(of_kinds).collect()

@@ -1,11 +1,15 @@
 //! Cancels a job by appending an event to its log, under the same fence as any other event. The
 //! worker that runs the job stops its backend.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::error::unavailable;
 use super::queue::Queue;
+use super::recording::{JobToCancel, Recording, ask};
 use super::tip::Tip;
 use super::writer::{AppendError, EventWriter};
 use crate::config::{CANCEL_WAIT, RETRY_FIRST};
@@ -13,7 +17,8 @@ use crate::source::{KnownJob, Unavailable, find_job};
 use crate::wire::{Body, EventType, JobId, Seq, Status};
 
 /// The result of a cancel request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CancelOutcome {
     /// It is in the log, as the event with this sequence number. Only the job's final event can
     /// follow it.
@@ -40,6 +45,10 @@ impl Queue {
         job: &JobId,
         by: Option<String>,
     ) -> Result<CancelOutcome, Unavailable> {
+        if self.asks_recorder {
+            let job = Cow::Borrowed(job);
+            return ask(&self.log.nats, Recording::Cancel, &JobToCancel { job, by }).await;
+        }
         let deadline = Instant::now() + CANCEL_WAIT;
         loop {
             if let Some(outcome) = self.try_cancel(job, by.clone()).await? {

@@ -163,6 +163,32 @@ impl Names {
         format!("{}.alive.{job}", self.prefix)
     }
 
+    /// Where an edge asks a recorder.
+    pub(super) fn record(&self, recording: &str) -> String {
+        format!("{}.record.{recording}", self.prefix)
+    }
+
+    /// Where recorders are asked.
+    pub(super) fn records(&self) -> String {
+        self.record("*")
+    }
+
+    /// What a subject asks a recorder for; `None` if it asks for nothing.
+    pub(super) fn recording_of<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        self.below("record", subject)
+    }
+
+    /// Where a recorder answers one request.
+    pub(super) fn recorded(&self, request: &str) -> String {
+        format!("{}.recorded.{request}", self.prefix)
+    }
+
+    /// Whether a recorder may answer at a subject.
+    pub(super) fn is_recorded(&self, subject: &str) -> bool {
+        let request = self.below("recorded", subject);
+        request.is_some_and(|request| !request.contains('.'))
+    }
+
     /// What follows `<prefix>.<group>.` in a subject.
     fn below<'a>(&self, group: &str, subject: &'a str) -> Option<&'a str> {
         let subject = subject.strip_prefix(self.prefix.as_str())?;

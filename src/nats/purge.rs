@@ -5,13 +5,14 @@
 //! cannot be seen in the log, so they hear of a purge by a signal. An edge that missed the signal
 //! was disconnected, and checks its feeds once it is connected again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_nats::Subscriber;
 use async_nats::jetstream::ErrorCode;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -20,13 +21,15 @@ use super::delivery::Delivery;
 use super::names::Names;
 use super::queue::Queue;
 use super::ready::{answers, subscribe_confirmed};
+use super::recording::{JobToPurge, Recording, ask};
 use super::tip::Tip;
 use crate::config::PURGE_AGAIN;
 use crate::source::{KnownJob, Unavailable, find_job};
 use crate::wire::JobId;
 
 /// The result of a purge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PurgeOutcome {
     /// Nothing is stored any more.
     Purged,
@@ -59,6 +62,10 @@ impl Queue {
     /// # Errors
     /// [`Unavailable`]. Repeating it completes a purge that failed.
     pub async fn purge(&self, job: &JobId) -> Result<PurgeOutcome, Unavailable> {
+        if self.asks_recorder {
+            let job = Cow::Borrowed(job);
+            return ask(&self.log.nats, Recording::Purge, &JobToPurge { job }).await;
+        }
         let names = &self.log.nats.names;
         let found = find_job(|| self.tip_of_messages(job), || self.queued_kind(job));
         let has_log = match found.await? {

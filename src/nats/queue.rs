@@ -1,12 +1,14 @@
 //! The work queue: submits jobs, and looks up jobs in the queue. `claim` delivers them to workers.
 
 use async_nats::HeaderMap;
+use serde::{Deserialize, Serialize};
 
 use super::error::unavailable;
 use super::log::Log;
 use super::names;
 use super::publish::{Published, publish};
 use super::queued::{QueuedJob, stored_len};
+use super::recording::{Recording, ask};
 use super::writer::{AppendError, EventWriter};
 use crate::runtime::LazyTimer;
 use crate::source::{KnownJob, Unavailable, find_job};
@@ -16,10 +18,13 @@ use crate::wire::{EventType, JobId, Kind, Stored, Submission};
 #[derive(Clone, Debug)]
 pub struct Queue {
     pub(super) log: Log,
+    /// Whether recorders write for this process.
+    pub(super) asks_recorder: bool,
 }
 
 /// The result of a submission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SubmitOutcome {
     /// The job is in the queue.
     New,
@@ -43,7 +48,18 @@ pub enum SubmitOutcome {
 impl Queue {
     /// The queue of the jobs whose logs these are.
     pub fn new(log: Log) -> Self {
-        Self { log }
+        Self {
+            log,
+            asks_recorder: false,
+        }
+    }
+
+    /// The same for a process that may not write: recorders submit, cancel and purge jobs for it.
+    pub fn through_recorders(log: Log) -> Self {
+        Self {
+            log,
+            asks_recorder: true,
+        }
     }
 
     /// The logs of the queue's jobs.
@@ -70,6 +86,10 @@ impl Queue {
         let limit = self.log.event_max();
         if size > limit {
             return Ok(SubmitOutcome::TooLarge { size, limit });
+        }
+        if self.asks_recorder {
+            let queued = QueuedJob::new(job, submission);
+            return ask(&self.log.nats, Recording::Submit, &queued).await;
         }
         if let Some(known) = self.known_to_log(job, submission).await? {
             return Ok(known);

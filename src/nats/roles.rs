@@ -17,8 +17,10 @@ pub enum Role {
     All,
     /// Creates the streams and declares kinds.
     Setup,
-    /// Serves clients, submits and cancels.
+    /// Serves clients.
     Edge,
+    /// Submits, cancels and purges jobs, for edges or for a command.
+    Recorder,
     /// Runs jobs of one kind. As a user: of any kind, without one.
     Worker(Option<Kind>),
     /// Reads jobs.
@@ -49,6 +51,7 @@ impl fmt::Display for Role {
             Self::All => f.write_str("all"),
             Self::Setup => f.write_str("setup"),
             Self::Edge => f.write_str("edge"),
+            Self::Recorder => f.write_str("recorder"),
             Self::Worker(None) => f.write_str("worker"),
             Self::Worker(Some(kind)) => write!(f, "worker-{kind}"),
             Self::Observer => f.write_str("observer"),
@@ -64,7 +67,7 @@ impl Role {
         match self {
             Self::All => None,
             Self::Worker(Some(kind)) => Some(format!("_INBOX.{prefix}.worker.{kind}")),
-            Self::Setup | Self::Edge | Self::Worker(None) | Self::Observer => {
+            Self::Setup | Self::Edge | Self::Recorder | Self::Worker(None) | Self::Observer => {
                 Some(format!("_INBOX.{prefix}.{self}"))
             }
         }
@@ -76,11 +79,18 @@ impl Role {
         let inbox = self.inbox(names)?;
         let kind = match self {
             Self::Worker(Some(kind)) => kind.as_str(),
-            Self::All | Self::Setup | Self::Edge | Self::Worker(None) | Self::Observer => "*",
+            Self::All
+            | Self::Setup
+            | Self::Edge
+            | Self::Recorder
+            | Self::Worker(None)
+            | Self::Observer => "*",
         };
         let name = match self {
             Self::Worker(_) => "worker".to_owned(),
-            Self::All | Self::Setup | Self::Edge | Self::Observer => self.to_string(),
+            Self::All | Self::Setup | Self::Edge | Self::Recorder | Self::Observer => {
+                self.to_string()
+            }
         };
         let RoleDeclaration { publish, subscribe } = declarations().remove(&name)?;
         let subjects = |declared: BTreeMap<String, String>| {
@@ -169,11 +179,12 @@ mod tests {
         role.permissions(&names, 2).unwrap()
     }
 
-    fn every_role() -> [Role; 5] {
+    fn every_role() -> [Role; 6] {
         let kind = Some("chat".parse().unwrap());
         [
             Role::Setup,
             Role::Edge,
+            Role::Recorder,
             Role::Worker(None),
             Role::Worker(kind),
             Role::Observer,
@@ -267,6 +278,27 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_neither_writes_to_logs_nor_queues_nor_removes_jobs() {
+        for subject in of(&Role::Edge).publish.keys() {
+            let writes = [
+                "tw.chunks.",
+                "tw.segments.",
+                "tw.jobs.",
+                "tw.control.",
+                "tw.purged.",
+            ];
+            assert!(
+                !writes.iter().any(|of| subject.starts_with(of)),
+                "{subject}"
+            );
+            assert!(
+                !subject.contains("PURGE") && !subject.contains("DELETE.TW_"),
+                "{subject}"
+            );
+        }
+    }
+
+    #[test]
     fn no_role_publishes_to_an_inbox() {
         for role in every_role() {
             for subject in of(&role).publish.keys() {
@@ -288,6 +320,7 @@ mod tests {
             [
                 "_INBOX.tw.setup.>",
                 "_INBOX.tw.edge.>",
+                "_INBOX.tw.recorder.>",
                 "_INBOX.tw.worker.>",
                 "_INBOX.tw.worker.chat.>",
                 "_INBOX.tw.observer.>",

@@ -135,7 +135,7 @@ async fn only_a_job_that_has_ended_is_purged() {
     system.cancel_running(&runs).await;
     system.ended(&runs).await;
     let mut line = vec!["purge".to_owned()];
-    line.extend(system.flags_of(Role::Edge));
+    line.extend(system.flags_of(Role::Recorder));
     line.extend(["runs", "unknown", "waits"].map(str::to_owned));
     let ran = run(line).await;
     assert_eq!((ran.code, ran.out.as_str()), (2, "runs\nwaits\n"));

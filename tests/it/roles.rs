@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use async_nats::{Client, ConnectOptions, Event, Request};
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::process_group::Signal;
 use tempfile::TempDir;
@@ -12,11 +13,11 @@ use tokio::sync::mpsc;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::http::get;
+use crate::support::http::{assert_problem, get, get_json, http, post, refused};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, Ran, run};
 use crate::support::roles::refusals;
-use crate::support::system::SECRET;
+use crate::support::system::{Edge, SECRET};
 use crate::support::workers::PythonWorker;
 use crate::support::{PATIENCE, table, until, within};
 
@@ -59,6 +60,20 @@ impl Accounts {
             .collect()
     }
 
+    /// A process with the key of a role, that runs once it has said `ready`; the rest of this line.
+    async fn running(&self, role: &str, line: &str) -> (Process, String) {
+        let mut process = Process::start(self.command(role, line));
+        let address = process.says("ready").await;
+        (process, address)
+    }
+
+    /// An edge, and its address.
+    async fn edge(&self) -> (Process, String) {
+        let line = "edge --recorder --listen 127.0.0.1:0";
+        let (process, url) = self.running("edge", line).await;
+        (process, url.strip_prefix("http://").unwrap().to_owned())
+    }
+
     async fn run(&self, role: &str, line: &str) -> Ran {
         run(self.command(role, line)).await
     }
@@ -85,8 +100,7 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
     // A new kind is declared by its first worker.
     for kind in ["worker", "worker-demo"] {
         let mut worker = Process::start(accounts.command(kind, "worker --kind demo demo"));
-        let mut edge = Process::start(accounts.command("edge", "edge --listen 127.0.0.1:0"));
-        let addr = edge.says("ready http://").await;
+        let (mut edge, addr) = accounts.edge().await;
         assert!(get(&addr, "/readyz", "").await.0.contains(" 200 "));
         let plain = (format!("by-{kind}"), format!("waits-{kind}"));
         let qualified = (format!("demo:by-{kind}"), format!("other:waits-{kind}"));
@@ -95,7 +109,7 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
                 format!(r#"submit --kind demo --input {{"words":3,"rate":0}} --id {job} --watch"#);
             // The worker declares its kind first.
             until("a job", async || {
-                accounts.run("edge", &submit).await.code == 0
+                accounts.run("recorder", &submit).await.code == 0
             })
             .await;
             follow(&addr, &job).await.assert_whole();
@@ -103,13 +117,13 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
             assert!(get(&addr, "/api/jobs", "").await.1.contains(&listed));
             // Nobody runs this kind, so that it can be cancelled.
             let submit = format!("submit --kind other --input 1 --id {waits}");
-            accounts.run("edge", &submit).await.prints();
+            accounts.run("recorder", &submit).await.prints();
             for (role, line, code) in [
                 ("observer", format!("tail {job}"), 0),
                 ("observer", format!("state {waits}"), 0),
                 ("observer", "jobs".to_owned(), 0),
-                ("edge", format!("cancel {waits}"), 0),
-                ("edge", format!("purge {waits}"), 0),
+                ("recorder", format!("cancel {waits}"), 0),
+                ("recorder", format!("purge {waits}"), 0),
             ] {
                 let ran = accounts.run(role, &line).await;
                 assert_eq!(ran.code, code, "{line}: {ran:?}");
@@ -125,6 +139,113 @@ async fn every_role_does_its_work_with_a_key_of_its_own() {
     run(["jobs", "--nats", &url])
         .await
         .refuses("wrong or missing credentials");
+}
+
+/// A submission of a job that waits, since its kind has no workers.
+async fn submit_to(edge: &Edge, id: &str) -> (u16, Value) {
+    post(edge, &json!({"kind": "other", "id": id, "input": 1})).await
+}
+
+#[tokio::test]
+async fn an_edge_submits_cancels_and_purges_jobs_through_any_recorder() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --kind other";
+    accounts.run("setup", setup).await.prints();
+    let (_process, addr) = accounts.edge().await;
+    let edge = Edge::at(&addr);
+    // Without a recorder, jobs are watched and listed, but not submitted.
+    let (status, problem) = submit_to(&edge, "other:none").await;
+    assert_problem(status, &problem, 503, "unavailable");
+    assert_eq!(get_json(&edge, "/api/jobs").await["jobs"], json!([]));
+    let (mut first, _) = accounts.running("recorder", "recorder").await;
+    for id in ["plain", "other:qualified"] {
+        assert_eq!(submit_to(&edge, id).await.0, 201);
+        assert_eq!(submit_to(&edge, id).await.0, 200, "the same job");
+        let other = json!({"kind": "other", "id": id, "input": 2});
+        let (status, problem) = post(&edge, &other).await;
+        assert_problem(status, &problem, 409, "job_exists");
+        let path = format!("/api/job/{id}");
+        let delete = format!("DELETE {path}");
+        refused(&edge, &delete, "", 409, "job_not_ended").await;
+        let cancel = format!("POST {path}/cancel");
+        let status = http(&edge, "POST", &format!("{path}/cancel"), "", b"")
+            .await
+            .0;
+        assert_eq!(status, 202);
+        refused(&edge, &cancel, "", 409, "job_ended").await;
+        assert_eq!(http(&edge, "DELETE", &path, "", b"").await.0, 204);
+        refused(&edge, &delete, "", 404, "job_not_found").await;
+        refused(&edge, &cancel, "", 404, "job_not_found").await;
+    }
+    // Recorders share the requests; one that is stopped answers what it has received.
+    let (mut second, _) = accounts.running("recorder", "recorder").await;
+    let submits = (0..50).map(|number| {
+        let edge = Edge::at(&addr);
+        async move { submit_to(&edge, &format!("other:{number}")).await.0 }
+    });
+    let submits = tokio::spawn(join_all(submits.collect::<Vec<_>>()));
+    first.signal(Signal::TERM);
+    assert!(first.ends_within(PATIENCE).await.success());
+    let statuses = within("the submissions", submits).await.unwrap();
+    assert_eq!(statuses, [201; 50]);
+    // The next one starts while a request waits.
+    second.kill().await;
+    let (status, (third, _)) = tokio::join!(
+        submit_to(&edge, "other:last"),
+        accounts.running("recorder", "recorder")
+    );
+    assert_eq!(status.0, 201);
+    drop(third);
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+}
+
+/// A recorder answers with its own permissions, and the sender of a request chooses the reply subject.
+#[tokio::test]
+async fn a_request_makes_a_recorder_write_nothing_but_submissions_cancellations_and_purges() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --shards 1 --kind other";
+    accounts.run("setup", setup).await.prints();
+    let (_recorder, _) = accounts.running("recorder", "recorder").await;
+    let edge = RawUser::connect(&accounts, "edge").await;
+    let asks = async |what: &str, payload: Value| {
+        let asks = Request::new()
+            .inbox("tw.recorded.test".to_owned())
+            .payload(payload.to_string().into());
+        let subject = format!("tw.record.{what}");
+        let answer = within("an answer", edge.client.send_request(subject, asks)).await;
+        serde_json::from_slice::<Value>(&answer.unwrap().payload).unwrap()
+    };
+    let job = json!({"job": "other:job", "kind": "other", "input": 1});
+    assert_eq!(asks("submit", job.clone()).await, json!({"outcome": "new"}));
+    for reply in [
+        "tw.chunks.0.other.job",
+        "tw.recorded.x.y",
+        "tw.live.0.other.job",
+        "tw.jobs.other.x",
+        "_INBOX.tw.edge.x",
+    ] {
+        let sent =
+            edge.client
+                .publish_with_reply("tw.record.cancel", reply, job.to_string().into());
+        sent.await.unwrap();
+    }
+    for (what, payload) in [
+        ("submit", json!({})),
+        ("submit", json!({"job": "a.b", "kind": "other", "input": 1})),
+        ("cancel", json!({"job": "*"})),
+        ("purge", json!("other:job")),
+    ] {
+        let answer = asks(what, payload).await;
+        assert!(answer["unavailable"].is_string(), "{what}: {answer}");
+    }
+    let of_another = json!({"job": "demo:job", "kind": "other", "input": 1});
+    let answer = asks("submit", of_another).await;
+    assert_eq!(answer, json!({"outcome": "other_kind"}));
+    // None of these requests was a cancellation, and none of the answers is in the log.
+    let exported = accounts.run("observer", "export other:job").await.prints();
+    assert_eq!(exported.lines().count(), 1, "{exported}");
+    let purge = asks("purge", json!({"job": "other:job"})).await;
+    assert_eq!(purge, json!({"outcome": "not_ended"}));
 }
 
 /// Reads the log, asks for another attempt, and can be cancelled.
@@ -150,11 +271,11 @@ async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
         let mut worker = PythonWorker::start_as(&env, WORK, settings).await;
         for of in ["", "demo:"] {
             let submit = format!("submit --kind demo --input 1 --id {of}by-{role} --watch");
-            let printed = accounts.run("edge", &submit).await.prints();
+            let printed = accounts.run("recorder", &submit).await.prints();
             assert_eq!(printed, "one one two", "{of}{role}");
             let hangs = format!("{of}hangs-{role}");
             let submit = format!(r#"submit --kind demo --input "hang" --id {hangs}"#);
-            accounts.run("edge", &submit).await.prints();
+            accounts.run("recorder", &submit).await.prints();
             until("output of the second attempt", async || {
                 let state = format!("state {hangs}");
                 accounts
@@ -165,7 +286,7 @@ async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
             })
             .await;
             accounts
-                .run("edge", &format!("cancel {hangs}"))
+                .run("recorder", &format!("cancel {hangs}"))
                 .await
                 .prints();
             let ended = accounts.run("observer", &format!("tail {hangs}")).await;
@@ -211,7 +332,7 @@ async fn a_worker_calls_back_with_the_key_of_its_role() {
             );
             // The workers declare their kinds first.
             until("a job", async || {
-                accounts.run("edge", &submit).await.code == 0
+                accounts.run("recorder", &submit).await.code == 0
             })
             .await;
             until("the callback", async || !server.at(&path).is_empty()).await;
@@ -224,7 +345,7 @@ async fn a_worker_calls_back_with_the_key_of_its_role() {
         })
         .await;
         let purge = format!("purge {callback} demo:plain-{language}");
-        accounts.run("edge", &purge).await.prints();
+        accounts.run("recorder", &purge).await.prints();
     }
     assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
 }
@@ -235,7 +356,7 @@ async fn a_worker_of_another_kind_cannot_forge_events_of_a_qualified_id() {
     let setup = "setup --max-bytes 1048576 --shards 1 --kind demo";
     accounts.run("setup", setup).await.prints();
     let submit = "submit --kind demo --input 1 --id demo:job";
-    accounts.run("edge", submit).await.prints();
+    accounts.run("recorder", submit).await.prints();
     let mut other = RawUser::connect(&accounts, "worker-other").await;
     assert!(other.is_refused("pub", "tw.chunks.0.demo.job").await);
     // The broker takes this for the log of a plain id, and stores it.
@@ -265,7 +386,7 @@ async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
     let submit = r#"submit --kind demo --input {"words":10000,"rate":20} --id demo:job"#;
     // The worker declares its kind first.
     until("a job", async || {
-        accounts.run("edge", submit).await.code == 0
+        accounts.run("recorder", submit).await.code == 0
     })
     .await;
     let other = RawUser::connect(&accounts, "worker-other").await;
@@ -282,7 +403,7 @@ async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
         // The worker receives this question after the other one.
         assert!(is_answered().await);
     }
-    accounts.run("edge", "cancel demo:job").await.prints();
+    accounts.run("recorder", "cancel demo:job").await.prints();
     let ended = accounts.run("observer", "tail demo:job").await;
     assert_eq!(ended.code, 3, "{ended:?}");
     let exported = accounts.run("observer", "export demo:job").await.prints();
@@ -305,7 +426,7 @@ async fn accounts_keeps_keys_and_adds_kinds() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().display().to_string();
     let first = run(["accounts", "--dir", &path]).await.prints();
-    assert_eq!(first.lines().count(), 4, "{first}");
+    assert_eq!(first.lines().count(), 5, "{first}");
     let edge = dir.path().join("edge/nats.nk");
     let seed = fs::read_to_string(&edge).unwrap();
     assert_eq!(fs::metadata(&edge).unwrap().mode() & 0o777, 0o600);
@@ -385,6 +506,19 @@ impl RawUser {
 
 /// What each role tries. Those in `ALLOWED` show that a refusal is seen only where there is one.
 const ATTEMPTS: &str = "
+    edge        pub  tw.chunks.0.job
+    edge        pub  tw.chunks.0.demo.job
+    edge        pub  tw.segments.0.job.0
+    edge        pub  tw.jobs.demo.job
+    edge        pub  tw.jobs.demo.demo:job
+    edge        pub  tw.control.job
+    edge        pub  tw.purged.job
+    edge        pub  tw.recorded.x
+    edge        pub  $JS.API.STREAM.PURGE.TW_JOBS
+    edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
+    edge        pub  $JS.API.STREAM.PURGE.TW_SEGMENTS_0
+    edge        sub  tw.record.*
+    edge        sub  tw.alive.*
     edge        pub  tw.live.0.job
     edge        pub  tw.live.0.demo.job
     edge        pub  tw.segments.0.demo.job.0
@@ -406,6 +540,28 @@ const ATTEMPTS: &str = "
     edge        pub  tw.alive.job
     edge        sub  $JS.API.>
     edge        sub  >
+    recorder    pub  tw.live.0.job
+    recorder    pub  tw.live.0.demo.job
+    recorder    pub  tw.segments.0.demo.job.0
+    recorder    pub  tw.alive.job
+    recorder    pub  _INBOX.tw.edge.x
+    recorder    pub  $KV.TW_AUTH.revoked.x
+    recorder    pub  $KV.TW_AUTH.ticket.x
+    recorder    pub  $JS.API.STREAM.DELETE.TW_CHUNKS_0
+    recorder    pub  $JS.API.STREAM.UPDATE.TW_CHUNKS_0
+    recorder    pub  $JS.API.CONSUMER.CREATE.TW_JOBS.demo.tw.jobs.demo.*
+    recorder    pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
+    recorder    pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
+    recorder    sub  _INBOX.tw.edge.>
+    recorder    sub  tw.control.*
+    recorder    sub  >
+    worker-demo pub  tw.record.submit
+    worker-demo pub  tw.recorded.x
+    worker-demo sub  tw.record.*
+    worker-demo sub  tw.recorded.*
+    observer    pub  tw.record.purge
+    observer    sub  tw.recorded.*
+    setup       pub  tw.record.cancel
     worker-demo pub  tw.live.0.job
     worker-demo pub  tw.live.0.demo.job
     worker-demo pub  tw.chunks.0.other.job
@@ -469,18 +625,23 @@ const ATTEMPTS: &str = "
 
 const ALLOWED: &str = "
     edge        pub  tw.ready
-    edge        pub  tw.jobs.demo.job
+    edge        pub  tw.record.submit
     edge        pub  $JS.API.STREAM.INFO.TW_JOBS
     edge        pub  $JS.API.DIRECT.GET.TW_CHUNKS_3
-    edge        pub  $JS.API.STREAM.PURGE.TW_CHUNKS_3
-    edge        pub  tw.purged.job
-    edge        pub  tw.chunks.3.job
-    edge        pub  tw.chunks.3.demo.job
+    edge        sub  tw.recorded.x
     edge        sub  tw.live.3.job
     edge        sub  tw.live.3.demo.job
-    edge        pub  tw.control.job
-    edge        sub  tw.alive.job
     edge        sub  _INBOX.tw.edge.x.y
+    recorder    pub  tw.jobs.demo.job
+    recorder    pub  $JS.API.STREAM.PURGE.TW_CHUNKS_3
+    recorder    pub  tw.purged.job
+    recorder    pub  tw.chunks.3.job
+    recorder    pub  tw.chunks.3.demo.job
+    recorder    pub  tw.control.job
+    recorder    pub  tw.recorded.x
+    recorder    sub  tw.alive.job
+    recorder    sub  tw.record.submit
+    recorder    sub  _INBOX.tw.recorder.x
     worker-demo pub  tw.jobs.callback.job
     worker-demo pub  tw.jobs.callback.callback:job
     worker-demo pub  tw.chunks.3.job
@@ -519,7 +680,7 @@ async fn the_broker_refuses_a_role_what_it_does_not_need() {
     let mut receives = RawUser::connect(&accounts, "edge").await;
     let mut received = receives.client.subscribe("tw.purged.*").await.unwrap();
     assert!(!receives.is_refused("pub", "tw.ready").await);
-    let mut sends = RawUser::connect(&accounts, "edge").await;
+    let mut sends = RawUser::connect(&accounts, "recorder").await;
     assert!(!sends.is_refused("pub", "tw.purged.job").await);
     let message = within("an allowed message", received.next()).await.unwrap();
     assert_eq!(message.subject.as_str(), "tw.purged.job");

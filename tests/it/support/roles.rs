@@ -11,7 +11,13 @@ const ANY: &str = "anyprefix";
 
 /// Accounts for the configuration of a broker.
 pub fn accounts() -> String {
-    let roles = [Role::Setup, Role::Edge, Role::Worker(None), Role::Observer];
+    let roles = [
+        Role::Setup,
+        Role::Edge,
+        Role::Recorder,
+        Role::Worker(None),
+        Role::Observer,
+    ];
     let users = roles.iter().map(user).collect::<String>();
     format!(
         "accounts {{ T {{ jetstream: enabled, users: [\n  {{ user: all, password: all }}\n{users}] }} }}\nno_auth_user: all\n"
@@ -22,7 +28,9 @@ pub fn accounts() -> String {
 pub fn login(role: &Role) -> String {
     let user = match role {
         Role::Worker(_) => Role::Worker(None),
-        other @ (Role::All | Role::Setup | Role::Edge | Role::Observer) => other.clone(),
+        other @ (Role::All | Role::Setup | Role::Edge | Role::Recorder | Role::Observer) => {
+            other.clone()
+        }
     };
     format!("{user}:{user}")
 }
@@ -31,7 +39,8 @@ pub fn login(role: &Role) -> String {
 pub fn role_of(command: &str) -> Role {
     match command {
         "setup" => Role::Setup,
-        "edge" | "submit" | "cancel" | "purge" => Role::Edge,
+        "edge" => Role::Edge,
+        "recorder" | "submit" | "cancel" | "purge" => Role::Recorder,
         "worker" | "import" => Role::Worker(None),
         "tail" | "state" | "jobs" | "kinds" | "export" | "top" | "doctor" => Role::Observer,
         _ => Role::All,

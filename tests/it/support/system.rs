@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
 use tailwater::nats::{
-    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, Role, StreamSettings,
+    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, Recorder, Role, StreamSettings,
 };
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, JobState, Prefix, Seq, Stored, Submission};
@@ -30,7 +30,7 @@ pub struct System {
     pub queue: Queue,
     pub tasks: Tasks,
     /// Whether its broker has a user per role.
-    has_roles: bool,
+    pub(super) has_roles: bool,
     /// The logs of its broker.
     broker_logs: Vec<PathBuf>,
 }
@@ -125,14 +125,28 @@ impl System {
         setup.close().await;
         let nats = Nats::connect(&options).await.unwrap();
         let log = Log::open(&nats).await.unwrap();
-        Self {
+        let system = Self {
             options,
             queue: Queue::new(log.clone()),
             log,
             tasks: Tasks::new(CancellationToken::new()),
             has_roles,
             broker_logs: broker.logs(),
+        };
+        if has_roles {
+            system.record();
         }
+        system
+    }
+
+    /// Starts a recorder in this process, for the edges with the user of their role.
+    fn record(&self) {
+        let options = self.as_role(Role::Recorder);
+        let stop = self.tasks.stop().clone();
+        self.tasks.spawn(async move {
+            let nats = Nats::connect(&options).await.unwrap();
+            Recorder::open(&nats).await.unwrap().run(stop).await;
+        });
     }
 
     /// Starts an edge in this process.
@@ -148,7 +162,8 @@ impl System {
     }
 
     /// Starts an edge in this process, with other settings.
-    pub async fn edge_with(&self, settings: edge::EdgeSettings) -> Edge {
+    pub async fn edge_with(&self, mut settings: edge::EdgeSettings) -> Edge {
+        settings.recorder = self.has_roles;
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
             .unwrap()
             .remove(0);

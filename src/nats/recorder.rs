@@ -1,0 +1,161 @@
+//! Submits, cancels and purges jobs for edges, so that the user of an edge needs no permission to
+//! write to logs or to remove anything.
+
+use async_nats::{Message, Subject, Subscriber};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::connect::Nats;
+use super::error::{NatsError, unavailable};
+use super::log::Log;
+use super::queue::Queue;
+use super::queued::QueuedJob;
+use super::ready::answers;
+use super::recording::{JobToCancel, JobToPurge, RecorderAnswer, Recording};
+use crate::config::{RECORDER_BYTES, RECORDER_REQUESTS, RECORDER_WAIT};
+use crate::source::Unavailable;
+
+/// The queue group of the recorders: each request is delivered to one of them.
+const GROUP: &str = "recorders";
+
+/// A recorder that is subscribed to the requests of edges.
+#[derive(Debug)]
+pub struct Recorder {
+    queue: Queue,
+    requests: Subscriber,
+}
+
+/// A request of an edge.
+struct RecorderRequest {
+    recording: Recording,
+    reply: Subject,
+    message: Message,
+}
+
+impl Recorder {
+    /// Subscribes to the requests, and waits until the subscription is established.
+    ///
+    /// # Errors
+    /// [`NatsError`], also if the user has no permission to subscribe.
+    pub async fn open(nats: &Nats) -> Result<Self, NatsError> {
+        let queue = Queue::new(Log::open(nats).await?);
+        let subject = nats.names.records();
+        let subscribed = nats.work.queue_subscribe(subject, GROUP.into()).await;
+        let requests = subscribed.map_err(unavailable)?;
+        // The server answers the requests of a connection in order.
+        if !answers(&nats.work, &nats.names.ready()).await {
+            let silent = "the connection does not answer".to_owned();
+            return Err(Unavailable(silent).into());
+        }
+        match nats.refusal().await {
+            Some(refusal) => Err(Unavailable(refusal).into()),
+            None => Ok(Self { queue, requests }),
+        }
+    }
+
+    /// Answers requests until `stop` is cancelled, then those that it has received already.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut running = FuturesUnordered::new();
+        let mut bytes = 0;
+        let queue = &self.queue;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(done) = running.next() => bytes -= done,
+                message = self.requests.next() => {
+                    let Some(message) = message else { break };
+                    let Some(request) = RecorderRequest::of(message, queue) else { continue };
+                    let size = request.message.payload.len();
+                    if running.len() >= RECORDER_REQUESTS || bytes + size > RECORDER_BYTES {
+                        let busy = Unavailable("the recorder is busy".into());
+                        request.answer::<()>(queue, Err(busy)).await;
+                        continue;
+                    }
+                    bytes += size;
+                    running.push(async move {
+                        request.serve(queue).await;
+                        size
+                    });
+                }
+            }
+        }
+        // Later requests go to other recorders.
+        if let Err(error) = self.requests.drain().await {
+            debug!(%error, "the subscription to requests could not be ended");
+        }
+        let rest = async {
+            while let Some(message) = self.requests.next().await {
+                if let Some(request) = RecorderRequest::of(message, queue) {
+                    request.serve(queue).await;
+                }
+            }
+            while running.next().await.is_some() {}
+        };
+        if timeout(RECORDER_WAIT, rest).await.is_err() {
+            warn!("requests of edges were not answered in time");
+        }
+    }
+}
+
+impl RecorderRequest {
+    /// The request in a message; `None` if it is none.
+    fn of(message: Message, queue: &Queue) -> Option<Self> {
+        let names = &queue.log.nats.names;
+        let recording = Recording::named(names.recording_of(&message.subject)?)?;
+        // The sender chooses the reply subject, and may not publish everywhere where this process
+        // may: an answer could be stored in a log.
+        let reply = message.reply.clone()?;
+        names.is_recorded(&reply).then_some(Self {
+            recording,
+            reply,
+            message,
+        })
+    }
+
+    async fn serve(self, queue: &Queue) {
+        let payload = &self.message.payload;
+        match self.recording {
+            Recording::Submit => {
+                let outcome = match serde_json::from_slice::<QueuedJob<'_>>(payload) {
+                    Ok(queued) => {
+                        let job = queued.job().clone();
+                        let submission = queued.into_submission();
+                        Box::pin(queue.submit(&job, &submission)).await
+                    }
+                    Err(error) => Err(unavailable(error)),
+                };
+                self.answer(queue, outcome).await;
+            }
+            Recording::Cancel => {
+                let outcome = match serde_json::from_slice::<JobToCancel<'_>>(payload) {
+                    Ok(JobToCancel { job, by }) => Box::pin(queue.cancel(&job, by)).await,
+                    Err(error) => Err(unavailable(error)),
+                };
+                self.answer(queue, outcome).await;
+            }
+            Recording::Purge => {
+                let outcome = match serde_json::from_slice::<JobToPurge<'_>>(payload) {
+                    Ok(JobToPurge { job }) => Box::pin(queue.purge(&job)).await,
+                    Err(error) => Err(unavailable(error)),
+                };
+                self.answer(queue, outcome).await;
+            }
+        }
+    }
+
+    async fn answer<T: Serialize>(&self, queue: &Queue, outcome: Result<T, Unavailable>) {
+        let answer = match outcome {
+            Ok(outcome) => RecorderAnswer::Outcome(outcome),
+            Err(Unavailable(reason)) => RecorderAnswer::Unavailable(reason),
+        };
+        let answer = serde_json::to_vec(&answer).unwrap_or_default();
+        let client = &queue.log.nats.work;
+        if let Err(error) = client.publish(self.reply.clone(), answer.into()).await {
+            debug!(%error, "a request of an edge was not answered");
+        }
+    }
+}

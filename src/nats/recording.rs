@@ -1,0 +1,109 @@
+//! What an edge asks a recorder, and how: requests over NATS. The `recorder` answers them.
+//!
+//! The subject of an answer is not an inbox: a recorder that may publish to the inboxes of edges
+//! could forge what the broker answers them.
+
+use std::borrow::Cow;
+
+use async_nats::{Request, RequestErrorKind};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::connect::Nats;
+use super::error::unavailable;
+use crate::config::{RECORDER_BACK_WAIT, RECORDER_WAIT, RETRY_MAX};
+use crate::source::Unavailable;
+use crate::wire::JobId;
+
+/// What a recorder does for an edge. Its name is the last token of the request's subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recording {
+    /// Submits the job in the payload, which is as in the queue.
+    Submit,
+    /// Requests that the job of a [`JobToCancel`] is cancelled.
+    Cancel,
+    /// Removes the job of a [`JobToPurge`].
+    Purge,
+}
+
+/// The payload of a request to cancel, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct JobToCancel<'a> {
+    pub(super) job: Cow<'a, JobId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) by: Option<String>,
+}
+
+/// The payload of a request to purge, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct JobToPurge<'a> {
+    pub(super) job: Cow<'a, JobId>,
+}
+
+/// A recorder's answer, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RecorderAnswer<T> {
+    /// The result.
+    Outcome(T),
+    /// What a repeated request may get over, as text.
+    Unavailable(String),
+}
+
+impl Recording {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Submit => "submit",
+            Self::Cancel => "cancel",
+            Self::Purge => "purge",
+        }
+    }
+
+    /// The one with this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let all = [Self::Submit, Self::Cancel, Self::Purge];
+        all.into_iter().find(|recording| recording.name() == name)
+    }
+}
+
+/// Asks a recorder, and waits for the result, at most [`RECORDER_WAIT`]. While none runs, asks again
+/// for [`RECORDER_BACK_WAIT`].
+///
+/// # Errors
+/// [`Unavailable`]: it is not known whether it was done. Repeating it is harmless.
+pub(super) async fn ask<T: DeserializeOwned>(
+    nats: &Nats,
+    recording: Recording,
+    payload: &impl Serialize,
+) -> Result<T, Unavailable> {
+    let payload: Bytes = serde_json::to_vec(payload).map_err(unavailable)?.into();
+    let begin = Instant::now();
+    loop {
+        let request = Request::new()
+            .payload(payload.clone())
+            .timeout(None)
+            .inbox(nats.names.recorded(nuid::next().as_str()));
+        let answer = nats
+            .work
+            .send_request(nats.names.record(recording.name()), request);
+        match timeout_at(begin + RECORDER_WAIT, answer).await {
+            Ok(Ok(message)) => {
+                return match serde_json::from_slice(&message.payload) {
+                    Ok(RecorderAnswer::Outcome(outcome)) => Ok(outcome),
+                    Ok(RecorderAnswer::Unavailable(reason)) => Err(Unavailable(reason)),
+                    Err(error) => Err(Unavailable(format!("invalid answer: {error}"))),
+                };
+            }
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                if begin.elapsed() > RECORDER_BACK_WAIT {
+                    return Err(Unavailable("no `tailwater recorder` runs".into()));
+                }
+                sleep(RETRY_MAX / 10).await;
+            }
+            Ok(Err(error)) => return Err(unavailable(error)),
+            Err(_) => return Err(Unavailable("no recorder answered in time".into())),
+        }
+    }
+}
