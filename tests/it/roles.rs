@@ -183,10 +183,12 @@ async fn an_edge_submits_cancels_and_purges_jobs_through_any_recorder() {
         let edge = Edge::at(&addr);
         async move { submit_to(&edge, &format!("other:{number}")).await.0 }
     });
-    let submits = tokio::spawn(join_all(submits.collect::<Vec<_>>()));
-    first.signal(Signal::TERM);
-    assert!(first.ends_within(PATIENCE).await.success());
-    let statuses = within("the submissions", submits).await.unwrap();
+    let stopped = async {
+        first.signal(Signal::TERM);
+        assert!(first.ends_within(PATIENCE).await.success());
+    };
+    let submits = within("the submissions", join_all(submits));
+    let (statuses, ()) = tokio::join!(submits, stopped);
     assert_eq!(statuses, [201; 50]);
     // The next one starts while a request waits.
     second.kill().await;
