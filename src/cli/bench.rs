@@ -105,7 +105,7 @@ impl BenchCommand {
         let processes = Processes {
             edge: self.edge_pid.map(Process),
             broker: self.broker_pid.map(Process),
-            worker: None,
+            workers: Vec::new(),
         };
         let edge = edge.trim_start_matches("http://").trim_end_matches('/');
         let mut found = edge

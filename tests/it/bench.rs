@@ -27,6 +27,23 @@ fn assert_deliveries(report: &Value, deliveries: u64) {
     assert_eq!(report["failed"], 0, "{report}");
 }
 
+/// Asserts that the report has the costs of these processes, and what a connection added to their
+/// memory.
+fn assert_costs(report: &Value, processes: &[&str]) {
+    for process in processes {
+        let figure = |name: &str| {
+            let figure = report["cost"][format!("{process}_{name}")].as_f64();
+            figure.unwrap_or_else(|| panic!("no {name} of the {process}: {report}"))
+        };
+        assert!(figure("cpu_s") >= 0.0, "{process}: {report}");
+        assert!(figure("end_mib") > 1.0, "{process}: {report}");
+        let added = (figure("connected_mib") - figure("idle_mib")) * 1024.0;
+        let each = added / report["connections"].as_f64().unwrap();
+        let reported = figure("per_connection_kib");
+        assert!((reported - each).abs() < 0.001, "{process}: {report}");
+    }
+}
+
 #[tokio::test]
 async fn a_bench_counts_every_delivery_on_every_transport() {
     for transport in ["ws", "ws-msgpack", "sse", "socketio"] {
@@ -85,11 +102,7 @@ async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
         report["deliveries"].as_u64().unwrap() > 3 * 2 * 3,
         "{report}"
     );
-    assert!(report["cost"]["worker_cpu_s"].is_number(), "{report}");
-    for process in ["edge", "broker", "worker"] {
-        let memory = &report["cost"][format!("{process}_end_mib")];
-        assert!(memory.as_f64().unwrap() > 1.0, "{process}: {report}");
-    }
+    assert_costs(&report, &["edge", "broker", "worker"]);
 }
 
 #[tokio::test]
@@ -105,9 +118,7 @@ async fn a_bench_measures_the_processes_that_up_names() {
     ))
     .await;
     assert_deliveries(&report, 3 * 2 * 20);
-    for figure in ["edge_end_mib", "broker_end_mib"] {
-        assert!(report["cost"][figure].as_f64().unwrap() > 1.0, "{report}");
-    }
+    assert_costs(&report, &["edge", "broker"]);
 }
 
 #[tokio::test]
@@ -131,6 +142,10 @@ async fn a_bench_writes_a_page_that_needs_nothing_else() {
     let page = std::fs::read_to_string(page).unwrap();
     assert_eq!(page.matches("<svg").count(), 3);
     assert!(!page.contains("http"), "it loads nothing: {page}");
+    for process in ["edge", "broker"] {
+        let row = format!("{process} memory per connection<td>");
+        assert!(page.contains(&row), "{row} in {page}");
+    }
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ async fn live(
     publisher: &Publisher,
 ) -> anyhow::Result<BenchReport> {
     let account = Account::new()?;
-    let mut meter = CostMeter::start(system.processes)?;
+    let mut meter = CostMeter::start(&system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
     let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
     let connections = watchers.len();
@@ -149,7 +149,7 @@ async fn storm(
         }
         None => None,
     };
-    let meter = CostMeter::start(system.processes)?;
+    let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
     let edge = system.edge;
@@ -215,7 +215,7 @@ async fn late(
     publisher
         .order(Order::Interleaved { events, others })
         .await?;
-    let meter = CostMeter::start(system.processes)?;
+    let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
     let reading = async {
@@ -255,8 +255,10 @@ async fn with_worker(
     jobs: &[JobId],
 ) -> anyhow::Result<BenchReport> {
     system.start_worker(plan.jobs).await?;
+    // What a worker allocates while it starts is not memory of the connections.
+    sleep(BENCH_SETTLE).await;
     let account = Account::new()?.timed(Timing::Stamped);
-    let mut meter = CostMeter::start(system.processes)?;
+    let mut meter = CostMeter::start(&system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
