@@ -7,8 +7,10 @@ use tailwater::process_group::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::support::broker;
+use crate::support::broker::{self, Broker};
+use crate::support::http::get_json;
 use crate::support::process::{Process, at_a_terminal, run_program, runs, tailwater};
+use crate::support::system::{Edge, System};
 use crate::support::up::up;
 use crate::support::{eventually, python, root, until};
 
@@ -122,6 +124,41 @@ async fn a_bench_measures_the_processes_that_up_names() {
 }
 
 #[tokio::test]
+async fn a_bench_drives_running_workers_through_a_running_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    let (edge, addr) = system.edge_process(&[]).await;
+    let (first, _) = system.measured_worker(&[], &["demo"]).await;
+    let (second, _) = system.measured_worker(&[], &["demo"]).await;
+    let edge_api = Edge::at(&addr);
+    until("a worker of the kind demo", async || {
+        get_json(&edge_api, "/api/kinds").await["kinds"][0]["kind"] == "demo"
+    })
+    .await;
+    let bench = format!("bench --json --jobs 4 --watchers 3 --seconds 1 --worker --edge {addr}");
+    let pids = format!(
+        "--edge-pid {} --worker-pid {} --worker-pid {}",
+        edge.program(),
+        first.program(),
+        second.program()
+    );
+    let ran = system
+        .run(&format!("{bench} --rate 20 --kind demo {pids}"))
+        .await;
+    let report: Value = serde_json::from_str(&ran.prints()).unwrap();
+    let deliveries = report["deliveries"].as_u64().unwrap();
+    assert!(deliveries > 4 * 3 * 3, "{report}");
+    assert_deliveries(&report, deliveries);
+    assert_costs(&report, &["edge", "worker"]);
+    let both_end = report["cost"]["worker_end_mib"].as_f64().unwrap();
+    let one = first.memory() as f64 / 1024.0;
+    assert!(both_end > one * 1.5, "{one} MiB of one worker: {report}");
+    // It does not wait for events of jobs that the edge refused.
+    let refused = system.run(&format!("{bench} --kind nothing")).await;
+    refused.fails(2, "unknown_kind");
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_bench_shows_its_progress_at_a_terminal() {
     let server = broker::program().display().to_string();
     let plan = "--jobs 3 --watchers 2 --rate 20 --seconds 1";
@@ -185,6 +222,8 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
         ("--jobs 300 --watchers 300", "--watchers"),
         ("--rate 0", "--rate"),
         ("--storm 5 --appends 0", "--appends"),
+        ("--kind demo --worker", "--edge"),
+        ("--worker-pid 1 --edge 127.0.0.1:1", "--worker"),
     ] {
         tailwater(&format!("bench {args}")).await.fails(2, reason);
     }

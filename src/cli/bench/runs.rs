@@ -40,7 +40,8 @@ pub(super) async fn run(
         system.publisher.is_some() || plan.transport == ClientTransport::DurableStreams;
     // Compared servers give a colon another meaning. Both ids have the same length.
     let separator = if is_compared { '-' } else { ':' };
-    let jobs = (0..plan.jobs).map(|index| format!("bench{separator}{run}-{index}").parse());
+    let kind = &plan.kind;
+    let jobs = (0..plan.jobs).map(|index| format!("{kind}{separator}{run}-{index}").parse());
     let jobs: Vec<JobId> = jobs.collect::<Result<_, _>>()?;
     if plan.worker {
         return with_worker(plan, system, &jobs).await;
@@ -48,7 +49,7 @@ pub(super) async fn run(
     let target = target(plan, system, nats);
     let mut published = jobs.clone();
     if plan.appends.is_some() {
-        published.push(format!("bench{separator}{run}-unwatched").parse()?);
+        published.push(format!("{kind}{separator}{run}-unwatched").parse()?);
     }
     let publisher = Publisher::start(target, published, plan.text)?;
     publisher.order(Order::Begin).await?;
@@ -266,12 +267,12 @@ async fn with_worker(
     let started = Instant::now();
     account.tally().restart(started);
     let until = started + Duration::from_secs(plan.seconds) + BENCH_GRACE;
-    let following = follow(watchers, Goal::JobEnd, &account, until);
-    let (submitted, _) = with_progress(&account, 0, async {
-        tokio::join!(submitter::submit(system.edge, jobs, plan), following)
+    let following = async { anyhow::Ok(follow(watchers, Goal::JobEnd, &account, until).await) };
+    // Jobs that were refused have no events to wait for.
+    with_progress(&account, 0, async {
+        tokio::try_join!(submitter::submit(system.edge, jobs, plan), following)
     })
-    .await;
-    submitted?;
+    .await?;
     meter.report(
         plan,
         connections,
