@@ -117,8 +117,7 @@ def offered(report):
 
 
 def per_connection(report):
-    cost = report["cost"]
-    return (cost["edge_connected_mib"] - cost["edge_idle_mib"]) * 1024 / max(report["connections"], 1)
+    return report["cost"]["edge_per_connection_kib"]
 
 
 def if_held(of):

@@ -37,7 +37,8 @@ use crate::runtime;
     after_long_help = "Examples:\n  tailwater bench --jobs 1 --watchers 1000 --rate 30\n  \
                        tailwater bench --jobs 1000 --storm 200 --cold\n  \
                        tailwater bench --watchers 100 --idle --transport sse --json\n  \
-                       tailwater bench --edge 127.0.0.1:4000 --edge-pid 101 --broker-pid 102"
+                       tailwater bench --edge 127.0.0.1:4000 --edge-pid 101 --broker-pid 102\n  \
+                       tailwater bench --edge 127.0.0.1:4000 --worker --kind demo --worker-pid 103"
 )]
 pub(super) struct BenchCommand {
     #[command(flatten)]
@@ -50,7 +51,7 @@ pub(super) struct BenchCommand {
     html: Option<PathBuf>,
     /// Measure this edge, `HOST:PORT` or its URL, on the NATS server of `--nats`, instead of
     /// starting both.
-    #[arg(long, value_name = "ADDR", conflicts_with_all = ["cold", "worker", "threads"])]
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["cold", "threads"])]
     edge: Option<String>,
     /// The process id of that edge, to measure its CPU time and memory; `up` prints it as
     /// `edge-pid`.
@@ -60,8 +61,18 @@ pub(super) struct BenchCommand {
     /// `broker-pid`.
     #[arg(long, value_name = "PID", requires = "edge")]
     broker_pid: Option<u32>,
+    /// With `--worker`: the process id of a running worker, to measure its CPU time and memory. May
+    /// be repeated; the report adds the workers up. The workers of `up` are a part of its edge.
+    #[arg(long, value_name = "PID", requires = "edge", requires = "worker")]
+    worker_pid: Vec<u32>,
     /// Send the events to this address, one a line, instead of NATS: `--edge` is another server.
-    #[arg(long, value_name = "ADDR", requires = "edge", hide = true)]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        requires = "edge",
+        conflicts_with = "worker",
+        hide = true
+    )]
     publish_lines: Option<SocketAddr>,
     /// The nats-server program; by default the one beside this program, on PATH, or in
     /// `.tools/`.
@@ -105,7 +116,7 @@ impl BenchCommand {
         let processes = Processes {
             edge: self.edge_pid.map(Process),
             broker: self.broker_pid.map(Process),
-            worker: None,
+            workers: self.worker_pid.iter().copied().map(Process).collect(),
         };
         let edge = edge.trim_start_matches("http://").trim_end_matches('/');
         let mut found = edge

@@ -23,7 +23,7 @@ pub const BENCH_AT_ONCE: usize = 128;
 pub const BENCH_APPEND_CONNECTIONS: usize = 32;
 /// How long a client may take to connect, also in a storm.
 pub const BENCH_CONNECT_WAIT: Duration = Duration::from_secs(60);
-/// How long the edge is idle between the last connection and the first event.
+/// How long the processes are idle before their memory is measured, and before the first event.
 pub const BENCH_SETTLE: Duration = Duration::from_millis(500);
 /// How long appends are measured before the clients of a storm reconnect.
 pub const BENCH_APPENDS_BEFORE: Duration = Duration::from_secs(2);

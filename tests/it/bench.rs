@@ -7,8 +7,10 @@ use tailwater::process_group::Signal;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::support::broker;
+use crate::support::broker::{self, Broker};
+use crate::support::http::get_json;
 use crate::support::process::{Process, at_a_terminal, run_program, runs, tailwater};
+use crate::support::system::{Edge, System};
 use crate::support::up::up;
 use crate::support::{eventually, python, root, until};
 
@@ -25,6 +27,23 @@ fn assert_deliveries(report: &Value, deliveries: u64) {
     assert_eq!(report["lost"], 0, "{report}");
     assert_eq!(report["doubled"], 0, "{report}");
     assert_eq!(report["failed"], 0, "{report}");
+}
+
+/// Asserts that the report has the costs of these processes, and what a connection added to their
+/// memory.
+fn assert_costs(report: &Value, processes: &[&str]) {
+    for process in processes {
+        let figure = |name: &str| {
+            let figure = report["cost"][format!("{process}_{name}")].as_f64();
+            figure.unwrap_or_else(|| panic!("no {name} of the {process}: {report}"))
+        };
+        assert!(figure("cpu_s") >= 0.0, "{process}: {report}");
+        assert!(figure("end_mib") > 1.0, "{process}: {report}");
+        let added = (figure("connected_mib") - figure("idle_mib")) * 1024.0;
+        let each = added / report["connections"].as_f64().unwrap();
+        let reported = figure("per_connection_kib");
+        assert!((reported - each).abs() < 0.001, "{process}: {report}");
+    }
 }
 
 #[tokio::test]
@@ -85,11 +104,7 @@ async fn a_bench_measures_late_clients_idle_ones_and_a_real_worker() {
         report["deliveries"].as_u64().unwrap() > 3 * 2 * 3,
         "{report}"
     );
-    assert!(report["cost"]["worker_cpu_s"].is_number(), "{report}");
-    for process in ["edge", "broker", "worker"] {
-        let memory = &report["cost"][format!("{process}_end_mib")];
-        assert!(memory.as_f64().unwrap() > 1.0, "{process}: {report}");
-    }
+    assert_costs(&report, &["edge", "broker", "worker"]);
 }
 
 #[tokio::test]
@@ -105,9 +120,42 @@ async fn a_bench_measures_the_processes_that_up_names() {
     ))
     .await;
     assert_deliveries(&report, 3 * 2 * 20);
-    for figure in ["edge_end_mib", "broker_end_mib"] {
-        assert!(report["cost"][figure].as_f64().unwrap() > 1.0, "{report}");
-    }
+    assert_costs(&report, &["edge", "broker"]);
+}
+
+#[tokio::test]
+async fn a_bench_drives_running_workers_through_a_running_edge() {
+    let system = System::on(Broker::shared_one()).await;
+    let (edge, addr) = system.edge_process(&[]).await;
+    let (first, _) = system.measured_worker(&[], &["demo"]).await;
+    let (second, _) = system.measured_worker(&[], &["demo"]).await;
+    let edge_api = Edge::at(&addr);
+    until("a worker of the kind demo", async || {
+        get_json(&edge_api, "/api/kinds").await["kinds"][0]["kind"] == "demo"
+    })
+    .await;
+    let bench = format!("bench --json --jobs 4 --watchers 3 --seconds 1 --worker --edge {addr}");
+    let pids = format!(
+        "--edge-pid {} --worker-pid {} --worker-pid {}",
+        edge.program(),
+        first.program(),
+        second.program()
+    );
+    let ran = system
+        .run(&format!("{bench} --rate 20 --kind demo {pids}"))
+        .await;
+    let report: Value = serde_json::from_str(&ran.prints()).unwrap();
+    let deliveries = report["deliveries"].as_u64().unwrap();
+    assert!(deliveries > 4 * 3 * 3, "{report}");
+    assert_deliveries(&report, deliveries);
+    assert_costs(&report, &["edge", "worker"]);
+    let both_end = report["cost"]["worker_end_mib"].as_f64().unwrap();
+    let one = first.memory() as f64 / 1024.0;
+    assert!(both_end > one * 1.5, "{one} MiB of one worker: {report}");
+    // It does not wait for events of jobs that the edge refused.
+    let refused = system.run(&format!("{bench} --kind nothing")).await;
+    refused.fails(2, "unknown_kind");
+    system.end().await;
 }
 
 #[tokio::test]
@@ -131,6 +179,10 @@ async fn a_bench_writes_a_page_that_needs_nothing_else() {
     let page = std::fs::read_to_string(page).unwrap();
     assert_eq!(page.matches("<svg").count(), 3);
     assert!(!page.contains("http"), "it loads nothing: {page}");
+    for process in ["edge", "broker"] {
+        let row = format!("{process} memory per connection<td>");
+        assert!(page.contains(&row), "{row} in {page}");
+    }
 }
 
 #[tokio::test]
@@ -170,6 +222,8 @@ async fn a_plan_that_cannot_be_run_is_refused_before_anything_starts() {
         ("--jobs 300 --watchers 300", "--watchers"),
         ("--rate 0", "--rate"),
         ("--storm 5 --appends 0", "--appends"),
+        ("--kind demo --worker", "--edge"),
+        ("--worker-pid 1 --edge 127.0.0.1:1", "--worker"),
     ] {
         tailwater(&format!("bench {args}")).await.fails(2, reason);
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::transport::ClientTransport;
 use crate::config::{BENCH_CONNECTIONS_MAX, BENCH_SECONDS_MAX};
+use crate::wire::Kind;
 
 /// What a run does.
 #[derive(Clone, Debug, Args, Serialize)]
@@ -49,9 +50,20 @@ pub(super) struct Plan {
     /// that job, one after another, while the others continue.
     #[arg(long, value_name = "OTHERS", conflicts_with = "worker")]
     pub(super) late: Option<u64>,
-    /// Let a real worker run jobs of the demo backend, at `--rate` words per second.
+    /// Let a real worker run jobs of the demo backend, at `--rate` words per second. With `--edge`,
+    /// submit them to that edge, for workers that are running.
     #[arg(long)]
     pub(super) worker: bool,
+    /// With `--worker` and `--edge`: the kind that the running workers serve. They must have the demo
+    /// backend.
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "bench",
+        requires = "edge",
+        requires = "worker"
+    )]
+    pub(super) kind: Kind,
 }
 
 impl Plan {

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use super::plan::Plan;
 use super::tally::Tally;
@@ -60,20 +61,55 @@ impl Delays {
     }
 }
 
-/// What the processes used. An unknown process has no figures.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// What the processes used.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Costs {
-    pub(super) edge_cpu_s: Option<f64>,
-    pub(super) broker_cpu_s: Option<f64>,
-    pub(super) worker_cpu_s: Option<f64>,
-    /// Resident memory of the edge before the first connection, with all connections, and at the
-    /// end.
-    pub(super) edge_idle_mib: Option<f64>,
-    pub(super) edge_connected_mib: Option<f64>,
-    pub(super) edge_end_mib: Option<f64>,
-    /// Resident memory of the others at the end. It depends on the jobs, not on the connections.
-    pub(super) broker_end_mib: Option<f64>,
-    pub(super) worker_end_mib: Option<f64>,
+    pub(super) edge: ProcessCost,
+    pub(super) broker: ProcessCost,
+    /// All workers together.
+    pub(super) worker: ProcessCost,
+}
+
+/// What a process used. An unknown process has no figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ProcessCost {
+    pub(super) cpu_s: Option<f64>,
+    /// Resident memory before the first connection.
+    pub(super) idle_mib: Option<f64>,
+    /// Resident memory with all connections, before the first measured event.
+    pub(super) connected_mib: Option<f64>,
+    pub(super) end_mib: Option<f64>,
+    /// What each connection added to the memory.
+    pub(super) per_connection_kib: Option<f64>,
+}
+
+impl Costs {
+    fn named(&self) -> [(&'static str, ProcessCost); 3] {
+        [
+            ("edge", self.edge),
+            ("broker", self.broker),
+            ("worker", self.worker),
+        ]
+    }
+}
+
+/// One object without levels: `edge_cpu_s` is the figure `cpu_s` of the edge.
+impl Serialize for Costs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut figures = serializer.serialize_map(None)?;
+        for (process, cost) in self.named() {
+            for (name, figure) in [
+                ("cpu_s", cost.cpu_s),
+                ("idle_mib", cost.idle_mib),
+                ("connected_mib", cost.connected_mib),
+                ("end_mib", cost.end_mib),
+                ("per_connection_kib", cost.per_connection_kib),
+            ] {
+                figures.serialize_entry(&format!("{process}_{name}"), &figure)?;
+            }
+        }
+        figures.end()
+    }
 }
 
 impl BenchReport {
@@ -119,17 +155,6 @@ impl BenchReport {
         self.lost == 0 && self.doubled == 0 && self.failed == 0
     }
 
-    /// What one delivery cost a process, in microseconds.
-    fn per_delivery(&self, cpu: Option<f64>) -> Option<f64> {
-        Some(cpu? * 1e6 / self.deliveries.max(1) as f64)
-    }
-
-    /// What a connection adds to the edge's memory, in KiB.
-    fn per_connection(&self) -> Option<f64> {
-        let added = self.cost.edge_connected_mib? - self.cost.edge_idle_mib?;
-        Some(added * 1024.0 / self.connections.max(1) as f64)
-    }
-
     /// The rows of the table: names and values.
     fn rows(&self) -> Vec<(String, String)> {
         let mut rows = Vec::new();
@@ -162,31 +187,33 @@ impl BenchReport {
         if let Some(append) = &self.append_ms {
             row("append at the broker", delays(append));
         }
-        let cost = &self.cost;
-        let cpus = [
-            ("edge CPU", cost.edge_cpu_s),
-            ("broker CPU", cost.broker_cpu_s),
-            ("worker CPU", cost.worker_cpu_s),
-        ];
-        for (name, cpu) in cpus {
-            if let Some((cpu, each)) = cpu.zip(self.per_delivery(cpu)) {
-                row(name, format!("{cpu:.2} s, {each:.1} µs per delivery"));
+        let costs = self.cost.named();
+        for (process, cost) in costs {
+            if let Some(cpu) = cost.cpu_s {
+                let each = cpu * 1e6 / self.deliveries.max(1) as f64;
+                let value = format!("{cpu:.2} s, {each:.1} µs per delivery");
+                row(&format!("{process} CPU"), value);
             }
         }
-        let memory = [
-            ("edge memory, idle", cost.edge_idle_mib),
-            ("edge memory, all connected", cost.edge_connected_mib),
-            ("edge memory, at the end", cost.edge_end_mib),
-            ("broker memory, at the end", cost.broker_end_mib),
-            ("worker memory, at the end", cost.worker_end_mib),
-        ];
-        for (name, mib) in memory {
-            if let Some(mib) = mib {
-                row(name, format!("{mib:.1} MiB"));
+        for (process, cost) in costs {
+            for (when, mib) in [
+                ("idle", cost.idle_mib),
+                ("all connected", cost.connected_mib),
+                ("at the end", cost.end_mib),
+            ] {
+                if let Some(mib) = mib {
+                    row(
+                        &format!("{process} memory, {when}"),
+                        format!("{mib:.1} MiB"),
+                    );
+                }
             }
         }
-        if let Some(kib) = self.per_connection() {
-            row("edge memory per connection", format!("{kib:.1} KiB"));
+        for (process, cost) in costs {
+            if let Some(kib) = cost.per_connection_kib {
+                let name = format!("{process} memory per connection");
+                row(&name, format!("{kib:.1} KiB"));
+            }
         }
         rows
     }

@@ -40,7 +40,8 @@ pub(super) async fn run(
         system.publisher.is_some() || plan.transport == ClientTransport::DurableStreams;
     // Compared servers give a colon another meaning. Both ids have the same length.
     let separator = if is_compared { '-' } else { ':' };
-    let jobs = (0..plan.jobs).map(|index| format!("bench{separator}{run}-{index}").parse());
+    let kind = &plan.kind;
+    let jobs = (0..plan.jobs).map(|index| format!("{kind}{separator}{run}-{index}").parse());
     let jobs: Vec<JobId> = jobs.collect::<Result<_, _>>()?;
     if plan.worker {
         return with_worker(plan, system, &jobs).await;
@@ -48,7 +49,7 @@ pub(super) async fn run(
     let target = target(plan, system, nats);
     let mut published = jobs.clone();
     if plan.appends.is_some() {
-        published.push(format!("bench{separator}{run}-unwatched").parse()?);
+        published.push(format!("{kind}{separator}{run}-unwatched").parse()?);
     }
     let publisher = Publisher::start(target, published, plan.text)?;
     publisher.order(Order::Begin).await?;
@@ -85,7 +86,7 @@ async fn live(
     publisher: &Publisher,
 ) -> anyhow::Result<BenchReport> {
     let account = Account::new()?;
-    let mut meter = CostMeter::start(system.processes)?;
+    let mut meter = CostMeter::start(&system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
     let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
     let connections = watchers.len();
@@ -149,7 +150,7 @@ async fn storm(
         }
         None => None,
     };
-    let meter = CostMeter::start(system.processes)?;
+    let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
     let edge = system.edge;
@@ -215,7 +216,7 @@ async fn late(
     publisher
         .order(Order::Interleaved { events, others })
         .await?;
-    let meter = CostMeter::start(system.processes)?;
+    let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
     let reading = async {
@@ -255,8 +256,10 @@ async fn with_worker(
     jobs: &[JobId],
 ) -> anyhow::Result<BenchReport> {
     system.start_worker(plan.jobs).await?;
+    // What a worker allocates while it starts is not memory of the connections.
+    sleep(BENCH_SETTLE).await;
     let account = Account::new()?.timed(Timing::Stamped);
-    let mut meter = CostMeter::start(system.processes)?;
+    let mut meter = CostMeter::start(&system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
     let connections = watchers.len();
     sleep(BENCH_SETTLE).await;
@@ -264,12 +267,12 @@ async fn with_worker(
     let started = Instant::now();
     account.tally().restart(started);
     let until = started + Duration::from_secs(plan.seconds) + BENCH_GRACE;
-    let following = follow(watchers, Goal::JobEnd, &account, until);
-    let (submitted, _) = with_progress(&account, 0, async {
-        tokio::join!(submitter::submit(system.edge, jobs, plan), following)
+    let following = async { anyhow::Ok(follow(watchers, Goal::JobEnd, &account, until).await) };
+    // Jobs that were refused have no events to wait for.
+    with_progress(&account, 0, async {
+        tokio::try_join!(submitter::submit(system.edge, jobs, plan), following)
     })
-    .await;
-    submitted?;
+    .await?;
     meter.report(
         plan,
         connections,

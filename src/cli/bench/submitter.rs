@@ -10,14 +10,14 @@ use tokio::net::TcpStream;
 
 use super::plan::Plan;
 use crate::config::BENCH_AT_ONCE;
-use crate::wire::JobId;
+use crate::wire::{JobId, Kind};
 
 /// Submits all jobs; each outputs `--rate` words per second for `--seconds`.
 pub(super) async fn submit(edge: SocketAddr, jobs: &[JobId], plan: &Plan) -> anyhow::Result<()> {
     let words = (plan.rate * plan.seconds as f64).ceil();
     let input = json!({"words": words as u64, "rate": plan.rate});
     futures_util::stream::iter(jobs)
-        .map(|job| submit_one(edge, job, &input))
+        .map(|job| submit_one(edge, &plan.kind, job, &input))
         .buffer_unordered(BENCH_AT_ONCE)
         .try_collect::<()>()
         .await
@@ -25,10 +25,11 @@ pub(super) async fn submit(edge: SocketAddr, jobs: &[JobId], plan: &Plan) -> any
 
 async fn submit_one(
     edge: SocketAddr,
+    kind: &Kind,
     job: &JobId,
     input: &serde_json::Value,
 ) -> anyhow::Result<()> {
-    let body = json!({"kind": "bench", "id": job.as_str(), "input": input}).to_string();
+    let body = json!({"kind": kind, "id": job, "input": input}).to_string();
     let request = format!(
         "POST /api/jobs HTTP/1.1\r\nHost: {edge}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",

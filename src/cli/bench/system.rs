@@ -31,11 +31,11 @@ pub(super) struct System {
 }
 
 /// The measured processes. An unknown one is not measured.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Processes {
     pub(super) edge: Option<Process>,
     pub(super) broker: Option<Process>,
-    pub(super) worker: Option<Process>,
+    pub(super) workers: Vec<Process>,
 }
 
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl System {
                 processes: Processes {
                     edge: Some(process_of(&edge).await?),
                     broker: broker.pid().map(Process),
-                    worker: None,
+                    workers: Vec::new(),
                 },
                 threads,
                 children: Some(Children {
@@ -123,7 +123,8 @@ impl System {
         }
     }
 
-    /// Starts a worker of the demo backend that runs this many jobs of the kind `bench` at a time.
+    /// Starts a worker of the demo backend that runs this many jobs of the kind `bench` at a time. A
+    /// system that was already running has its own workers.
     pub(super) async fn start_worker(&mut self, jobs: usize) -> anyhow::Result<()> {
         let Some(children) = &mut self.children else {
             return Ok(());
@@ -138,7 +139,7 @@ impl System {
             "demo",
         ];
         let worker = start(&arguments, &self.nats, Stdio::null())?;
-        self.processes.worker = Some(process_of(&worker).await?);
+        self.processes.workers = vec![process_of(&worker).await?];
         children.worker = Some(worker);
         Ok(())
     }
