@@ -116,6 +116,16 @@ async def a_claim_finds_the_last_event_before_such_messages():
     assert (log.seq, log.stream_seq) == (1, 2)
 
 
+async def an_expectation_about_another_subject_proves_no_event():
+    stream = Stream()
+    await write(stream.log())
+    forged = b'{"type":"model:chunk:v1","job":"j","seq":3,"attempt":7,"ts":1,"text":"b"}'
+    stream.messages.append((forged, {FENCE: "2", f"{FENCE}-Subject": "tw.chunks.0.other"}))
+    log = stream.log()
+    assert await log.open()
+    assert (log.seq, log.attempt, log.stream_seq) == (3, 1, 4)
+
+
 async def another_owner_is_noticed_behind_such_messages():
     stream = Stream()
     log = stream.log()
@@ -234,6 +244,7 @@ async def the_subjects_of_a_job_have_the_kind_that_the_id_names():
 for test in (
     messages_that_are_not_events_do_not_stop_the_writer,
     a_claim_finds_the_last_event_before_such_messages,
+    an_expectation_about_another_subject_proves_no_event,
     another_owner_is_noticed_behind_such_messages,
     a_leader_that_lacks_events_does_not_end_the_attempt,
     a_log_that_stays_behind_was_restored,

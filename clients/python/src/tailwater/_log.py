@@ -175,7 +175,8 @@ class JobLog:
 
 def expected_last(message: Any) -> int | None:
     """The stream sequence that the publisher of a message expected before it, as the broker confirmed. None if it expected none."""
-    value = (message.headers or {}).get(FENCE)
+    headers = message.headers or {}
+    value = headers.get(FENCE) if f"{FENCE}-Subject" not in headers else None  # Otherwise it is of another subject.
     return int(value) if value is not None and str(value).isdigit() else None
 
 
