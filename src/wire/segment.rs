@@ -253,6 +253,7 @@ mod tests {
     use super::*;
     use crate::wire::{Body, Channel, Event};
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     fn job() -> JobId {
         "j".parse().unwrap()
@@ -364,6 +365,59 @@ mod tests {
         builder.push(SEGMENT_EVENTS, &last);
         let (stored, next) = builder.complete(&job(), digest);
         assert_eq!((stored, next.number(), next.base.digest), (None, 1, digest));
+    }
+
+    fn hex(bytes: SegmentDigest) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The segments of a shared case: each with its digest, and the hash of its stored form.
+    fn segments_of(case: &Value) -> Vec<Value> {
+        let job: JobId = case["job"].as_str().unwrap().parse().unwrap();
+        let first = Seq(case["first"].as_u64().unwrap());
+        let events: Vec<(u64, String)> = case["runs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|run| {
+                let number = |name: &str| run[name].as_u64().unwrap();
+                let text = run["text"].as_str().unwrap();
+                let text = text.repeat(usize::try_from(number("times")).unwrap());
+                let step = number("step");
+                (0..number("events")).map(move |_| (step, text.clone()))
+            })
+            .collect();
+        let last = Seq(first.0 + events.len() as u64 - 1);
+        let mut builder = SegmentBuilder::new(&job, first, SegmentBase::default());
+        let mut stream_seq = 0;
+        let mut out = Vec::new();
+        for (step, text) in events {
+            let seq = builder.next_seq();
+            let payload = format!("{} {text}", seq.0);
+            stream_seq += step;
+            let digest = builder.digest_with(payload.as_bytes());
+            builder.push(stream_seq, payload.as_bytes());
+            if completes_segment(seq, seq == last) {
+                let number = builder.number();
+                let (stored, next) = builder.complete(&job, digest);
+                let sha256 = stored.map(|stored| hex(Sha256::digest(&stored).into()));
+                out.push(json!({"number": number, "digest": hex(digest), "sha256": sha256}));
+                builder = next;
+            }
+        }
+        out
+    }
+
+    /// `tests/clients/python_log.py` runs the same cases.
+    #[test]
+    fn segments_have_the_same_bytes_as_those_of_the_python_library() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/segments.json");
+        let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for case in &cases {
+            let expected = case["segments"].as_array().unwrap();
+            assert_eq!(&segments_of(case), expected, "{}", case["name"]);
+        }
+        assert!(cases.len() >= 13, "{} cases", cases.len());
     }
 
     proptest! {

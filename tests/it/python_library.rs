@@ -281,7 +281,7 @@ async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
 async fn python_writes_a_log_whatever_else_is_in_it_and_whoever_answers() {
     let given = json!({"library": LIBRARY});
     let passed = ThirdParty::python("python_log.py", &given).ends().await;
-    assert_eq!(passed.len(), 11, "{passed:?}");
+    assert_eq!(passed.len(), 19, "{passed:?}");
 }
 
 /// Messages of another publisher, before, during and after a job.

@@ -1,9 +1,11 @@
+use async_nats::{Client, Message};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tailwater::nats::{EventWriter, Log, Nats, Reader, ReplaySource, Role};
 use tailwater::runtime;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
-use tailwater::wire::{Body, Channel, JobId, Kind, Seq};
+use tailwater::wire::{Body, Channel, JobId, Kind, Seq, Status};
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
@@ -11,6 +13,7 @@ use crate::support::client::{Seen, follow};
 use crate::support::http::metric;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::System;
+use crate::support::workers::PythonWorker;
 use crate::support::{eventually, until, within};
 
 on_one_and_three!(a_wrong_segment_is_never_delivered,);
@@ -296,6 +299,96 @@ async fn a_system_without_segment_streams_works_and_setup_adds_them() {
     seen(&system, "new").await.assert_text(text(200));
     nats.close().await;
     system.end().await;
+}
+
+/// The work of a Python worker: this many numbers, each an event of its own. The first attempt then
+/// waits, if the job says so.
+const NUMBERS: &str = r#"
+    count, waits = job.input
+    for number in range(count):
+        yield Data(number)
+    if waits and job.attempt == 1:
+        await asyncio.sleep(1000)
+"#;
+
+#[tokio::test]
+async fn a_late_watcher_reads_segments_that_a_python_worker_wrote() {
+    let system = system(Broker::shared_one()).await;
+    let _worker = PythonWorker::start(&system, NUMBERS, 1).await;
+    let job = system.submit("late", json!([197, false])).await;
+    assert_eq!(system.ended(&job).await.status, Status::Done);
+    until_segments(&system, 4).await;
+    // A reader of the log would report it as missing.
+    remove_event(&system, &job, 130).await;
+    let from_segments = seen(&system, "late").await;
+    from_segments.assert_whole();
+    assert_eq!(from_segments.last, 200);
+    remove_segments(&system).await;
+    let from_log = seen(&system, "late").await;
+    assert_eq!(from_log.missing, [(130, 130)]);
+    system.end().await;
+}
+
+/// The message of a stream that a direct get returns.
+async fn message(client: &Client, stream: &str, get: &Value) -> Message {
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    let request = client.request(subject, get.to_string().into());
+    let message = within("a message", request).await.unwrap();
+    assert_eq!(message.status, None, "{stream}: {get}");
+    message
+}
+
+/// The segments of the only job of a system, and the digests of them in its log.
+async fn stored_segments(system: &System, job: &JobId, count: u64) -> Vec<(Bytes, String)> {
+    let client = system.client().await;
+    let names = system.names();
+    let mut found = Vec::new();
+    for number in 0..count.div_ceil(64) {
+        let get = json!({"last_by_subj": names.segment(0, job, number)});
+        let segment = message(&client, &names.segments_stream(0), &get).await;
+        // All events of the shard are of this job.
+        let last = json!({"seq": count.min(64 * (number + 1))});
+        let headers = message(&client, &system.shard(), &last).await.headers;
+        let digest = headers
+            .unwrap()
+            .get("Tailwater-Segment")
+            .unwrap()
+            .to_string();
+        found.push((segment.payload, digest));
+    }
+    found
+}
+
+#[tokio::test]
+async fn segments_are_the_same_bytes_whoever_writes_them() {
+    let of_python = system(Broker::shared_one()).await;
+    let mut first = PythonWorker::start_with(&of_python, NUMBERS, "ack_wait=2").await;
+    let job = of_python.submit("same", json!([100, true])).await;
+    of_python.reaches("same", 102).await;
+    until_segments(&of_python, 1).await;
+    first.process.kill().await;
+    let _second = PythonWorker::start(&of_python, NUMBERS, 1).await;
+    let state = of_python.ended(&job).await;
+    let found = (state.status, state.attempt, state.seq);
+    assert_eq!(found, (Status::Done, 2, Seq(204)));
+    until_segments(&of_python, 4).await;
+    // This library writes the same events, with the same stream sequences.
+    let of_rust = system(Broker::shared_one()).await;
+    let client = of_python.client().await;
+    let mut writer =
+        EventWriter::new(of_rust.log.clone(), job.clone(), 1, None).with_segments(None);
+    for seq in 1..=204 {
+        let event = message(&client, &of_python.shard(), &json!({"seq": seq})).await;
+        let appended = writer.append_stored(event.payload, seq == 204);
+        within("an append", appended).await.unwrap();
+    }
+    until_segments(&of_rust, 4).await;
+    assert_eq!(
+        stored_segments(&of_python, &job, 204).await,
+        stored_segments(&of_rust, &job, 204).await
+    );
+    of_rust.end().await;
+    of_python.end().await;
 }
 
 /// A process that ends as soon as it has closed its connections: its runtime, and with it the tasks

@@ -20,6 +20,8 @@ from ._settings import Nats
 
 log = logging.getLogger("tailwater")
 
+#: The header with the stream sequence of the last message: the broker refuses the message unless the subject still ends there.
+FENCE = "Nats-Expected-Last-Subject-Sequence"
 #: The broker refused a request, or did not answer.
 NO_ANSWER = (Error, OSError, asyncio.TimeoutError)
 #: A message of the log, headers included, has at most 1 MiB.
@@ -68,8 +70,15 @@ class Broker:
     def of_job(self, job: str) -> tuple[str, str]:
         """The stream and the subject of a job's log. An id that names its kind, `kind:name`, is two tokens there, so that permissions
         can name the kind."""
-        shard = zlib.crc32(job.encode()) % self.shards
+        shard = self._shard(job)
         return f"{self.prefix.upper()}_CHUNKS_{shard}", f"{self.prefix}.chunks.{shard}.{job.replace(':', '.')}"
+
+    def segment(self, job: str, number: int) -> str:
+        """The subject of a segment of a job's log."""
+        return f"{self.prefix}.segments.{self._shard(job)}.{job.replace(':', '.')}.{number}"
+
+    def _shard(self, job: str) -> int:
+        return zlib.crc32(job.encode()) % self.shards
 
     def queued(self, job: str) -> str:
         """The subject of a job in the queue. A plain id may be of any kind; workers may publish to the queue of callbacks under any id."""
@@ -121,5 +130,27 @@ def decode(data: bytes) -> Event:
     return event
 
 
+def event_of(job: str, data: bytes) -> Event | None:
+    """A message as an event of this job. None if it is not one."""
+    try:
+        event = decode(data)
+        has_numbers = all(isinstance(event[name], int) for name in ("seq", "attempt", "ts"))
+        is_event = has_numbers and event["seq"] > 0 and event["job"] == job and isinstance(event["type"], str)
+        return event if is_event else None
+    except Exception:  # Whatever another publisher has stored.
+        return None
+
+
+def expected_last(message: Any) -> int | None:
+    """The stream sequence that the publisher of a message expected before it, as the broker confirmed. None if it expected none."""
+    headers = message.headers or {}
+    value = headers.get(FENCE) if f"{FENCE}-Subject" not in headers else None  # Otherwise it is of another subject.
+    return int(value) if value is not None and str(value).isdigit() else None
+
+
 def digest(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+    return base64url(hashlib.sha256(text.encode()).digest())
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

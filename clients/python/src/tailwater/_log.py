@@ -7,10 +7,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ._broker import NO_ANSWER, Broker, Event, ask, decode, encode
+from ._broker import FENCE, NO_ANSWER, Broker, Event, ask, encode, event_of, expected_last
+from ._segment_writer import SegmentWriter
 
-#: The header with the stream sequence of the last message: the broker refuses the message unless the log still ends there.
-FENCE = "Nats-Expected-Last-Subject-Sequence"
 #: The error of a cluster that is still storing an earlier publish to the subject.
 IN_FLIGHT = 10164
 #: How long a server may answer with less than we know to be stored, in seconds: a leader that was cut off steps down within this
@@ -38,10 +37,14 @@ class JobLog:
     def __init__(self, broker: Broker, job: str) -> None:
         self.broker, self.job = broker, job
         self.stream, self.subject = broker.of_job(job)
+        # Of the last message, which may be after the last event.
         self.stream_seq = 0
         self.seq = 0
         self.attempt = 0
         self.last: Event | None = None
+        # The stream sequence of the last event.
+        self.last_at = 0
+        self.segments = SegmentWriter(broker, job)
         # Since when servers have answered with less than we know to be stored.
         self.behind_since: float | None = None
 
@@ -52,22 +55,29 @@ class JobLog:
         data = encode(event)
         if len(data) > self.broker.event_max():
             raise TooLarge(f"the event {type} is too large: it has {len(data)} bytes")
+        headers = await self.segments.headers(self.seq, self.last_at, data, type in ENDS)
         while True:
             # Refused unless the log still ends there.
-            fence = {FENCE: str(self.stream_seq)}
+            headers[FENCE] = str(self.stream_seq)
             try:
-                stored = await self.broker.js.publish(self.subject, data, headers=fence)
-                return self.advance(stored.seq, event)
+                stored = await self.broker.js.publish(self.subject, data, headers=headers)
+                return await self._advance(stored.seq, stored.seq, event, data)
             except NO_ANSWER as error:  # Refused, or it is unknown whether it was stored: the log shows it.
                 if getattr(error, "err_code", None) != IN_FLIGHT and await self.check(data):
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    def advance(self, stream_seq: int, event: Event) -> None:
-        """The last event is this one, and the last message has this stream sequence."""
+    async def _advance(self, stream_seq: int, at: int, event: Event, data: bytes) -> None:
+        """This event was appended."""
+        self._ends_with(stream_seq, at, event)
+        await self.segments.stored(self.seq, at, data, event["type"] in ENDS)
+
+    def _ends_with(self, stream_seq: int, at: int, event: Event) -> None:
+        """The last event is this one, stored at the stream sequence `at`. The last message has the other one."""
         self.behind_since = None
-        self.stream_seq, self.seq, self.attempt, self.last = stream_seq, event["seq"], event["attempt"], event
+        self.stream_seq, self.last_at = stream_seq, at
+        self.seq, self.attempt, self.last = event["seq"], event["attempt"], event
 
     async def read_last(self) -> Any:
         """The last message, from the stream's leader: a replica may be behind."""
@@ -78,16 +88,17 @@ class JobLog:
         message = await self.read_last()
         if message is None:
             return False
-        event = self._event(message.data)
+        last, event = message, event_of(self.job, message.data)
         if event is None or not await self._is_proven(message, event):
             # Any publisher may store a message that is not an event.
             event = None
-            async for _, event in self._read(0, None):
+            async for last, event in self._read(0, None):
                 pass
         if event is None:
             self.stream_seq = message.seq
             return False
-        self.advance(message.seq, event)
+        self._ends_with(message.seq, last.seq, event)
+        self.segments = SegmentWriter(self.broker, self.job, self.seq, last.seq, last.data)
         return True
 
     async def check(self, data: bytes | None = None) -> bool:
@@ -111,19 +122,20 @@ class JobLog:
             return False
         self.behind_since = None
         last = None
+        stored = message
         if message.data == data:
-            last = self._event(message.data)
+            last = event_of(self.job, message.data)
         else:
-            async for _, last in self._read(self.stream_seq, self.seq):
+            async for stored, last in self._read(self.stream_seq, self.seq):
                 pass
         if last is None:  # Other publishers have stored messages that are not events.
             self.stream_seq = found
             return False
-        is_ours = data is not None and last == self._event(data)
+        is_ours = data is not None and last == event_of(self.job, data)
         cancelled = last["type"] == "job:cancel-requested:v1" and last["attempt"] == self.attempt
         if not is_ours and not cancelled:
             raise Lost
-        self.advance(found, last)
+        await self._advance(found, stored.seq, last, stored.data)
         if cancelled:
             raise Cancelled
         return True
@@ -141,23 +153,13 @@ class JobLog:
             if message is None:  # After the last event.
                 return
             stream_seq = message.seq or 0
-            event = self._event(message.data or b"")
+            event = event_of(self.job, message.data or b"")
             if event is None or has_ended:
                 continue
             # The first events may have expired.
             if event["seq"] == (1 if seq is None else seq + 1) or seq is None and expected_last(message):
                 seq, has_ended = event["seq"], event["type"] in ENDS
                 yield message, event
-
-    def _event(self, data: bytes) -> Event | None:
-        """A message as an event of this job. None if it is not one."""
-        try:
-            event = decode(data)
-            has_numbers = all(isinstance(event[name], int) for name in ("seq", "attempt", "ts"))
-            is_event = has_numbers and event["seq"] > 0 and event["job"] == self.job and isinstance(event["type"], str)
-            return event if is_event else None
-        except Exception:  # Whatever another publisher has stored.
-            return None
 
     async def _is_proven(self, message: Any, event: Event) -> bool:
         """Whether the last message follows the event before it: its publisher expected that one."""
@@ -169,14 +171,8 @@ class JobLog:
         previous = await ask(self.broker.js.get_msg, self.stream, before)
         if previous is None:  # It has expired.
             return bool(event["seq"] > 1)
-        known = self._event(previous.data or b"") if previous.subject == self.subject else None
+        known = event_of(self.job, previous.data or b"") if previous.subject == self.subject else None
         return known is not None and known["type"] not in ENDS and event["seq"] == known["seq"] + 1
-
-
-def expected_last(message: Any) -> int | None:
-    """The stream sequence that the publisher of a message expected before it, as the broker confirmed. None if it expected none."""
-    value = (message.headers or {}).get(FENCE)
-    return int(value) if value is not None and str(value).isdigit() else None
 
 
 def previous_output(events: list[Event]) -> str | None:
