@@ -16,7 +16,9 @@ use crate::support::http::get;
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, Ran, run};
 use crate::support::roles::refusals;
+use crate::support::sse::Sse;
 use crate::support::system::SECRET;
+use crate::support::tokens::{SIGNING, bearer, issue_ticket, token};
 use crate::support::workers::PythonWorker;
 use crate::support::{PATIENCE, table, until, within};
 
@@ -298,6 +300,51 @@ async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
         info["state"]["subjects"],
         json!({"tw.chunks.0.demo.job": events})
     );
+}
+
+#[tokio::test]
+async fn an_edge_checks_tokens_with_the_key_of_its_role() {
+    let mut accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --kind demo";
+    accounts.run("setup", setup).await.prints();
+    let submit = "submit --kind demo --input 1 --id job";
+    accounts.run("edge", submit).await.prints();
+    let secret = accounts.dir.path().join("secret");
+    fs::write(&secret, SIGNING).unwrap();
+    let secret = secret.display();
+    let line = format!("edge --listen 127.0.0.1:0 --auth jwt --auth-secret {secret}");
+    let mut edge = Process::start(accounts.command("edge", &line));
+    let addr = edge.says("ready http://").await;
+    let own = token("a", &json!({"watch": ["*"]}), 600);
+    let ticket = issue_ticket(&addr, &own, "job").await;
+    let stream = format!("/api/jobs/job/events?ticket={ticket}");
+    for expected in [200, 401] {
+        assert_eq!(Sse::open(&addr, &stream, "").await.status, expected);
+    }
+    let header = bearer(&own);
+    let answers = async |status: &str| {
+        get(&addr, "/api/jobs/job", &header)
+            .await
+            .0
+            .contains(status)
+    };
+    assert!(answers(" 200 ").await);
+    let revoke = async |accounts: &Accounts, flags: &str| {
+        let line = format!("revoke --sub a {flags}");
+        // The broker may have just started.
+        until("a revocation", async || {
+            accounts.run("setup", &line).await.code == 0
+        })
+        .await;
+    };
+    revoke(&accounts, "").await;
+    until("a revoked token", async || answers(" 401 ").await).await;
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+    // The edge watches with a consumer of another name once its connection was lost.
+    accounts.broker.restart(0);
+    revoke(&accounts, "--undo").await;
+    until("a valid token", async || answers(" 200 ").await).await;
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
 }
 
 #[tokio::test]
