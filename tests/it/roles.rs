@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use async_nats::{Client, ConnectOptions, Event, Request};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tailwater::process_group::Signal;
@@ -348,6 +348,37 @@ async fn an_edge_checks_tokens_with_the_key_of_its_role() {
 }
 
 #[tokio::test]
+async fn the_key_of_an_edge_cannot_empty_the_bucket_of_revocations() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --shards 1";
+    accounts.run("setup", setup).await.prints();
+    accounts.run("setup", "revoke --sub a").await.prints();
+    let mut edge = RawUser::connect(&accounts, "edge").await;
+    let revocation = "$KV.TW_AUTH.revoked.sub.YQ";
+    for subject in [revocation, "$KV.TW_AUTH.ticket.YQ", "$KV.TW_AUTH.YQ"] {
+        assert!(edge.is_refused_a_rollup(subject).await, "{subject}");
+    }
+    // It may publish this, but neither the bucket of tickets nor a log accepts it, so that no message with this header
+    // is stored that the broker could be made to send to another stream.
+    for subject in ["$KV.TW_TICKETS.YQ", "tw.chunks.0.job"] {
+        let subject = subject.to_owned();
+        let asked = edge
+            .client
+            .request_with_headers(subject, rollup(), "".into());
+        let refused = within("a refusal", asked).await.unwrap();
+        let refused = String::from_utf8_lossy(&refused.payload).into_owned();
+        assert!(refused.contains("rollup not permitted"), "{refused}");
+    }
+    let info = edge.client.request(
+        "$JS.API.STREAM.INFO.KV_TW_AUTH",
+        r#"{"subjects_filter":">"}"#.into(),
+    );
+    let info = within("the state of the bucket", info).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    assert_eq!(info["state"]["subjects"], json!({revocation: 1}));
+}
+
+#[tokio::test]
 async fn accounts_keeps_keys_and_adds_kinds() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().display().to_string();
@@ -401,9 +432,8 @@ impl RawUser {
         Self { client, errors }
     }
 
-    /// Whether the broker refuses this. After it comes something that every role is refused: the broker reports in order.
+    /// Whether the broker refuses this.
     async fn is_refused(&mut self, verb: &str, subject: &str) -> bool {
-        let last = "nobody.may.publish.here";
         match verb {
             "pub" => self
                 .client
@@ -413,6 +443,22 @@ impl RawUser {
             "sub" => drop(self.client.subscribe(subject.to_owned()).await.unwrap()),
             other => panic!("{other}"),
         }
+        self.was_refused(subject).await
+    }
+
+    /// Whether the broker refuses a request to roll up a whole stream.
+    async fn is_refused_a_rollup(&mut self, subject: &str) -> bool {
+        let published = self
+            .client
+            .publish_with_headers(subject.to_owned(), rollup(), "".into());
+        published.await.unwrap();
+        self.was_refused(subject).await
+    }
+
+    /// Whether the broker refused what was just sent. After it comes something that every role is refused: the broker
+    /// reports in order.
+    async fn was_refused(&mut self, subject: &str) -> bool {
+        let last = "nobody.may.publish.here";
         self.client.publish(last, "".into()).await.unwrap();
         let mut refused = false;
         loop {
@@ -428,6 +474,13 @@ impl RawUser {
             refused = true;
         }
     }
+}
+
+/// Removes every other message of a stream that allows it.
+fn rollup() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Rollup", "all");
+    headers
 }
 
 /// What each role tries. Those in `ALLOWED` show that a refusal is seen only where there is one.
@@ -447,6 +500,13 @@ const ATTEMPTS: &str = "
     edge        pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     edge        pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
     edge        pub  $SYS.REQ.SERVER.PING
+    edge        pub  $KV.TW_AUTH.revoked.sub.YQ
+    edge        pub  $KV.TW_AUTH.ticket.YQ
+    edge        pub  $JS.API.STREAM.PURGE.KV_TW_AUTH
+    edge        pub  $JS.API.STREAM.PURGE.KV_TW_TICKETS
+    edge        pub  $JS.API.STREAM.UPDATE.KV_TW_TICKETS
+    edge        pub  $JS.API.DIRECT.GET.KV_TW_TICKETS
+    edge        pub  $JS.API.CONSUMER.CREATE.KV_TW_TICKETS
     edge        sub  _INBOX.tw.worker.>
     edge        sub  _INBOX.>
     edge        sub  tw.control.*
@@ -480,6 +540,8 @@ const ATTEMPTS: &str = "
     worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
     worker-demo pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     worker-demo pub  tw.purged.job
+    worker-demo pub  $KV.TW_AUTH.revoked.sub.YQ
+    worker-demo pub  $KV.TW_TICKETS.YQ
     worker-demo sub  _INBOX.tw.edge.>
     worker-demo sub  _INBOX.tw.worker.other.>
     worker-demo sub  tw.jobs.*.*
@@ -501,6 +563,8 @@ const ATTEMPTS: &str = "
     observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
     observer    pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     observer    pub  tw.purged.job
+    observer    pub  $KV.TW_AUTH.revoked.sub.YQ
+    observer    pub  $KV.TW_TICKETS.YQ
     observer    pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     observer    sub  _INBOX.tw.worker.>
     setup       pub  tw.live.0.job
@@ -511,6 +575,7 @@ const ATTEMPTS: &str = "
     setup       pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     setup       pub  $JS.API.STREAM.CREATE.OTHER
     setup       pub  $JS.API.DIRECT.GET.TW_CHUNKS_0
+    setup       pub  $KV.TW_TICKETS.YQ
     setup       sub  tw.live.*.*
 ";
 
@@ -528,6 +593,8 @@ const ALLOWED: &str = "
     edge        pub  tw.control.job
     edge        sub  tw.alive.job
     edge        sub  _INBOX.tw.edge.x.y
+    edge        pub  $KV.TW_TICKETS.YQ
+    edge        pub  $JS.API.STREAM.MSG.GET.KV_TW_TICKETS
     worker-demo pub  tw.jobs.callback.job
     worker-demo pub  tw.jobs.callback.callback:job
     worker-demo pub  tw.chunks.3.job
@@ -550,6 +617,7 @@ const ALLOWED: &str = "
     observer    sub  tw.live.3.job
     observer    sub  tw.live.3.demo.job
     setup       pub  $JS.API.STREAM.INFO.TW_CHUNKS_3
+    setup       pub  $KV.TW_AUTH.revoked.sub.YQ
 ";
 
 #[tokio::test]
