@@ -52,8 +52,8 @@ pub const QUOTA_PROBE_JOBS: usize = 8;
 pub const QUOTA_PROBES: usize = 4;
 /// The time over which submissions are counted: `Retry-After` has whole seconds.
 pub const QUOTA_WINDOW: Duration = Duration::from_secs(1);
-/// How many tickets one edge issues within the time that a ticket is valid. They share a bucket of
-/// 64 MiB with the revocations, which must always fit; a ticket takes up to 2 KiB.
+/// How many tickets one edge issues within the time that a ticket is valid. A ticket takes up to 2
+/// KiB, and all edges share a bucket of 64 MiB: eight may be at this limit at the same time.
 pub const TICKETS_MAX: usize = 4096;
 /// How many of them one subject gets. A page needs one each time that it opens a stream.
 pub const TICKETS_PER_SUBJECT: usize = 1024;

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -21,10 +20,10 @@ use crate::backend::fetch_key_set;
 use crate::config::{
     KEYS_REFETCH_PAUSE, KEYS_REFRESH, KEYS_WAIT, REVOCATIONS_PAUSE, REVOCATIONS_WAIT, TICKETS_MAX,
 };
-use crate::nats::{AuthBucket, Nats, NatsError};
+use crate::nats::{AuthBucket, Nats, NatsError, TicketBucket};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
-use crate::wire::limits::{TICKET_TTL_MS, WATCH_TOKEN_TTL_MS};
+use crate::wire::limits::WATCH_TOKEN_TTL_MS;
 use crate::wire::{BearerToken, Code, JobId, WatchTokenTerms};
 
 /// Whether an edge checks tokens, and how. Clones share the keys.
@@ -61,7 +60,7 @@ struct TokenGate {
     /// Those of the thread that keeps the key set and the revocations up to date.
     tasks: OnceLock<Tasks>,
     revoked: Arc<RevokedTokens>,
-    bucket: OnceLock<AuthBucket>,
+    ticket_bucket: OnceLock<TicketBucket>,
     tickets: Mutex<TicketWindow>,
     usages: SubjectUsages,
 }
@@ -81,7 +80,7 @@ impl Gate {
             refetched_at: Arc::default(),
             tasks: OnceLock::new(),
             revoked: Arc::default(),
-            bucket: OnceLock::new(),
+            ticket_bucket: OnceLock::new(),
             tickets: Mutex::default(),
             usages: SubjectUsages::new(limits),
         })))
@@ -96,15 +95,16 @@ impl Gate {
     /// to date.
     pub(super) async fn start(&self, nats: &Nats, tasks: &Tasks) -> Result<(), NatsError> {
         let Some(gate) = &self.0 else { return Ok(()) };
-        let bucket = AuthBucket::open(nats).await?;
+        let revocations = AuthBucket::open(nats).await?;
+        let tickets = TicketBucket::open(nats).await?;
         if gate.tasks.set(tasks.clone()).is_ok() {
-            // The other threads only checked that it exists.
-            let _ = gate.bucket.set(bucket.clone());
+            // The other threads only checked that the buckets exist.
+            let _ = gate.ticket_bucket.set(tickets);
             if let Err(error) = gate.read_keys().await {
                 warn!(%error, "cannot read the key set yet");
             }
             tasks.spawn_until_stop(Arc::clone(gate).refresh_keys());
-            tasks.spawn_until_stop(Arc::clone(gate).watch_revocations(bucket));
+            tasks.spawn_until_stop(Arc::clone(gate).watch_revocations(revocations));
         }
         let known = timeout(REVOCATIONS_WAIT, gate.revoked.until_complete()).await;
         known.map_err(|_| Unavailable("the revoked tokens were not read in time".into()).into())
@@ -157,7 +157,7 @@ impl Gate {
     /// Issues a ticket with the access of this subject.
     pub(super) async fn issue_ticket(&self, subject: &Subject) -> Result<BearerToken, Problem> {
         let gate = self.0.as_ref().ok_or(Code::NotFound)?;
-        let bucket = gate.bucket.get().ok_or(Code::Unavailable)?;
+        let bucket = gate.ticket_bucket.get().ok_or(Code::Unavailable)?;
         gate.usages.of(&subject.name).count_ticket()?;
         gate.tickets.lock().await.count(TICKETS_MAX)?;
         let mut random = [0; 32];
@@ -166,8 +166,7 @@ impl Gate {
         let ticket = BASE64.encode(random);
         let value = serde_json::to_vec(subject)
             .unwrap_or_else(|_| unreachable!("texts and numbers are always JSON"));
-        let ttl = Duration::from_millis(TICKET_TTL_MS);
-        bucket.store_ticket(&ticket, value, ttl).await?;
+        bucket.store(&ticket, value).await?;
         Ok(BearerToken::new(ticket))
     }
 
@@ -178,12 +177,12 @@ impl Gate {
             Problem::new(Code::Unauthorized, message)
         };
         let gate = self.0.as_ref().ok_or_else(invalid)?;
-        let bucket = gate.bucket.get().ok_or(Code::Unavailable)?;
+        let bucket = gate.ticket_bucket.get().ok_or(Code::Unavailable)?;
         let is_ticket = BASE64.decode(ticket).is_ok_and(|bytes| bytes.len() == 32);
         if !is_ticket {
             return Err(invalid());
         }
-        let value = bucket.redeem_ticket(ticket).await?.ok_or_else(invalid)?;
+        let value = bucket.redeem(ticket).await?.ok_or_else(invalid)?;
         let subject = serde_json::from_slice(&value).map_err(|_| invalid())?;
         gate.admit(subject)
     }

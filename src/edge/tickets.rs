@@ -1,5 +1,5 @@
 //! `POST /api/tickets`: a ticket opens one event stream of one job, for clients that cannot send
-//! headers. The bucket that all edges share keeps it, so it is redeemed once and on any edge, with
+//! headers. A bucket that all edges share keeps it, so it is redeemed once and on any edge, with
 //! no key that edges would have to share.
 
 use std::sync::Arc;

@@ -1,24 +1,17 @@
-//! The key-value bucket that all edges share: revoked tokens, which they watch, and tickets, each
-//! of which one edge redeems once. It does not know what a token says.
+//! The key-value bucket of revoked tokens: an operator writes to it, and all edges watch it. It does
+//! not know what a token says.
 
-use std::time::Duration;
-
-use async_nats::jetstream;
-use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::kv::{Operation, Store};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
+use super::bucket::open_bucket;
 use super::connect::Nats;
 use super::error::{NatsError, unavailable};
-use super::info;
 use crate::auth::Revocation;
 use crate::source::Unavailable;
-use crate::wire::limits::TICKET_TTL_MS;
 
 /// The bucket.
 #[derive(Clone, Debug)]
@@ -48,8 +41,6 @@ struct RevokedAt {
 
 /// The first part of the keys of revocations.
 const REVOKED: &str = "revoked";
-/// The first part of the keys of tickets.
-const TICKET: &str = "ticket";
 
 impl AuthBucket {
     /// Opens the bucket.
@@ -57,16 +48,9 @@ impl AuthBucket {
     /// # Errors
     /// [`NatsError::NotSetUp`] when `setup` of this version has not run yet.
     pub async fn open(nats: &Nats) -> Result<Self, NatsError> {
-        let stream = nats.names.auth_stream();
-        let found: Option<IgnoredAny> = info::find_stream(&nats.work, &stream).await?;
-        if found.is_none() {
-            return Err(NatsError::NotSetUp { stream });
-        }
-        let bucket = nats.names.auth_bucket();
+        let names = &nats.names;
         let open = async |client: &async_nats::Client| {
-            let context = jetstream::new(client.clone());
-            let opened = context.get_key_value(bucket.clone()).await;
-            opened.map_err(unavailable)
+            open_bucket(client, names.auth_bucket(), names.auth_stream()).await
         };
         Ok(Self {
             watched: open(&nats.live).await?,
@@ -140,54 +124,6 @@ impl AuthBucket {
         let removed = self.written.purge(key_of(revocation)).await;
         removed.map_err(unavailable)
     }
-
-    /// Stores a ticket under the digest of its text, for `ttl`.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn store_ticket(
-        &self,
-        ticket: &str,
-        value: Vec<u8>,
-        ttl: Duration,
-    ) -> Result<(), Unavailable> {
-        let stored = self
-            .written
-            .create_with_ttl(ticket_key(ticket), value.into(), ttl)
-            .await;
-        match stored {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
-                Err(Unavailable("the ticket exists already".into()))
-            }
-            Err(error) => Err(unavailable(error)),
-        }
-    }
-
-    /// Redeems a ticket: of several calls on any edges, one gets its value.
-    ///
-    /// # Errors
-    /// [`Unavailable`].
-    pub async fn redeem_ticket(&self, ticket: &str) -> Result<Option<Bytes>, Unavailable> {
-        let key = ticket_key(ticket);
-        let entry = self.written.entry(key.clone()).await.map_err(unavailable)?;
-        let Some(entry) = entry.filter(|entry| entry.operation == Operation::Put) else {
-            return Ok(None);
-        };
-        let removed = self
-            .written
-            .purge_expect_revision_with_ttl(
-                key,
-                entry.revision,
-                Duration::from_millis(TICKET_TTL_MS),
-            )
-            .await;
-        match removed {
-            Ok(()) => Ok(Some(entry.value)),
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
-            Err(error) => Err(unavailable(error)),
-        }
-    }
 }
 
 /// Text of any kind as a key.
@@ -209,11 +145,6 @@ fn revocation_of(key: &str) -> Option<Revocation> {
         "sub" => Some(Revocation::Sub(text)),
         _ => None,
     }
-}
-
-/// The key of a ticket does not reveal it.
-fn ticket_key(ticket: &str) -> String {
-    format!("{TICKET}.{}", BASE64.encode(Sha256::digest(ticket)))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl Names {
         format!("{}_SEGMENTS_{shard}", self.stream_prefix())
     }
 
-    /// The key-value bucket of revoked tokens and tickets.
+    /// The key-value bucket of revoked tokens.
     pub fn auth_bucket(&self) -> String {
         format!("{}_AUTH", self.stream_prefix())
     }
@@ -72,6 +72,16 @@ impl Names {
     /// The stream of that bucket.
     pub fn auth_stream(&self) -> String {
         format!("KV_{}", self.auth_bucket())
+    }
+
+    /// The key-value bucket of tickets.
+    pub fn tickets_bucket(&self) -> String {
+        format!("{}_TICKETS", self.stream_prefix())
+    }
+
+    /// The stream of that bucket.
+    pub fn tickets_stream(&self) -> String {
+        format!("KV_{}", self.tickets_bucket())
     }
 
     /// Where a job waits for a worker.

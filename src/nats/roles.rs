@@ -123,6 +123,8 @@ fn fill_in(subject: &str, names: &Names, shards: u32, kind: &str) -> Vec<String>
         .replace("{jobs}", &names.jobs_stream())
         .replace("{auth}", &names.auth_stream())
         .replace("{auth_bucket}", &names.auth_bucket())
+        .replace("{tickets}", &names.tickets_stream())
+        .replace("{tickets_bucket}", &names.tickets_bucket())
         .replace("{kind}", kind);
     let of_shards = ["{shard}", "{chunks}", "{segments}"];
     if !of_shards.iter().any(|name| subject.contains(name)) {
@@ -304,6 +306,23 @@ mod tests {
             for subject in of(&role).publish.keys() {
                 assert!(!subject.starts_with("_INBOX"), "{role}: {subject}");
             }
+        }
+    }
+
+    #[test]
+    fn only_setup_writes_to_the_bucket_of_revocations() {
+        for role in every_role() {
+            let permissions = of(&role);
+            let subjects = permissions.publish.keys().map(String::as_str);
+            let buckets: Vec<_> = subjects.filter(|name| name.starts_with("$KV")).collect();
+            let expected: &[&str] = if role == Role::Setup {
+                &["$KV.TW_AUTH.revoked.>"]
+            } else if role == Role::Edge {
+                &["$KV.TW_TICKETS.*"]
+            } else {
+                &[]
+            };
+            assert_eq!(buckets, expected, "{role}");
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) async fn apply(
         }
     }
     changes.extend(auth(names, settings).apply(client).await?);
+    changes.extend(tickets(names, settings).apply(client).await?);
     // Created last: its metadata shows all other processes that the shards exist.
     changes.extend(jobs.apply(client).await?);
     Ok(changes)
@@ -200,12 +201,20 @@ fn of_shard(
 }
 
 fn auth(names: &Names, settings: &StreamSettings) -> StreamDeclaration {
-    let mut config = declaration(include_str!("../../nats/streams/auth.json"), names);
+    let text = include_str!("../../nats/streams/auth.json");
+    bucket(text, names.auth_stream(), names, settings)
+}
+
+fn tickets(names: &Names, settings: &StreamSettings) -> StreamDeclaration {
+    let text = include_str!("../../nats/streams/tickets.json");
+    bucket(text, names.tickets_stream(), names, settings)
+}
+
+/// The declaration of a key-value bucket.
+fn bucket(text: &str, name: String, names: &Names, settings: &StreamSettings) -> StreamDeclaration {
+    let mut config = declaration(text, names);
     config.insert("num_replicas".into(), settings.replicas.into());
-    StreamDeclaration {
-        name: names.auth_stream(),
-        config,
-    }
+    StreamDeclaration { name, config }
 }
 
 fn declaration(text: &str, names: &Names) -> Config {
@@ -311,6 +320,7 @@ impl StreamDeclaration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::limits::TICKET_TTL_MS;
 
     #[test]
     fn the_declarations_have_the_names_that_the_code_uses() {
@@ -346,5 +356,28 @@ mod tests {
         let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", "k");
         let consumer = declaration(&text, &names);
         assert_eq!(consumer["filter_subject"], names.queued_jobs(&kind));
+        let auth = auth(&names, &settings);
+        let tickets = tickets(&names, &settings);
+        for (bucket, name) in [
+            (auth, names.auth_bucket()),
+            (tickets, names.tickets_bucket()),
+        ] {
+            assert_eq!(bucket.config["name"], bucket.name);
+            let subjects = json!([format!("$KV.{name}.>")]);
+            assert_eq!(bucket.config["subjects"], subjects);
+        }
+    }
+
+    #[test]
+    fn the_broker_keeps_a_ticket_for_as_long_as_it_is_valid() {
+        let settings = StreamSettings {
+            shards: 1,
+            replicas: 1,
+            max_age: None,
+            max_bytes: None,
+        };
+        let declared = tickets(&Names::new("tw".parse().unwrap()), &settings);
+        let ttl = nanos(Duration::from_millis(TICKET_TTL_MS));
+        assert_eq!(declared.config["max_age"], ttl);
     }
 }

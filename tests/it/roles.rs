@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use async_nats::{Client, ConnectOptions, Event, Request};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -17,7 +17,9 @@ use crate::support::http::{assert_problem, get, get_json, http, post, refused};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, Ran, run};
 use crate::support::roles::refusals;
+use crate::support::sse::Sse;
 use crate::support::system::{Edge, SECRET};
+use crate::support::tokens::{SIGNING, bearer, issue_ticket, token};
 use crate::support::workers::PythonWorker;
 use crate::support::{PATIENCE, table, until, within};
 
@@ -424,6 +426,82 @@ async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
 }
 
 #[tokio::test]
+async fn an_edge_checks_tokens_with_the_key_of_its_role() {
+    let mut accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --kind demo";
+    accounts.run("setup", setup).await.prints();
+    let submit = "submit --kind demo --input 1 --id job";
+    accounts.run("recorder", submit).await.prints();
+    let secret = accounts.dir.path().join("secret");
+    fs::write(&secret, SIGNING).unwrap();
+    let secret = secret.display();
+    let line = format!("edge --listen 127.0.0.1:0 --auth jwt --auth-secret {secret}");
+    let mut edge = Process::start(accounts.command("edge", &line));
+    let addr = edge.says("ready http://").await;
+    let own = token("a", &json!({"watch": ["*"]}), 600);
+    let ticket = issue_ticket(&addr, &own, "job").await;
+    let stream = format!("/api/jobs/job/events?ticket={ticket}");
+    for expected in [200, 401] {
+        assert_eq!(Sse::open(&addr, &stream, "").await.status, expected);
+    }
+    let header = bearer(&own);
+    let answers = async |status: &str| {
+        get(&addr, "/api/jobs/job", &header)
+            .await
+            .0
+            .contains(status)
+    };
+    assert!(answers(" 200 ").await);
+    let revoke = async |accounts: &Accounts, flags: &str| {
+        let line = format!("revoke --sub a {flags}");
+        // The broker may have just started.
+        until("a revocation", async || {
+            accounts.run("setup", &line).await.code == 0
+        })
+        .await;
+    };
+    revoke(&accounts, "").await;
+    until("a revoked token", async || answers(" 401 ").await).await;
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+    // The edge watches with a consumer of another name once its connection was lost.
+    accounts.broker.restart(0);
+    revoke(&accounts, "--undo").await;
+    until("a valid token", async || answers(" 200 ").await).await;
+    assert!(accounts.refusals().is_empty(), "{:#?}", accounts.refusals());
+}
+
+#[tokio::test]
+async fn the_key_of_an_edge_cannot_empty_the_bucket_of_revocations() {
+    let accounts = Accounts::start().await;
+    let setup = "setup --max-bytes 1048576 --shards 1";
+    accounts.run("setup", setup).await.prints();
+    accounts.run("setup", "revoke --sub a").await.prints();
+    let mut edge = RawUser::connect(&accounts, "edge").await;
+    let revocation = "$KV.TW_AUTH.revoked.sub.YQ";
+    for subject in [revocation, "$KV.TW_AUTH.ticket.YQ", "$KV.TW_AUTH.YQ"] {
+        assert!(edge.is_refused_a_rollup(subject).await, "{subject}");
+    }
+    // It may publish this, but neither the bucket of tickets nor a log accepts it, so that no message with this header
+    // is stored that the broker could be made to send to another stream.
+    for subject in ["$KV.TW_TICKETS.YQ", "tw.chunks.0.job"] {
+        let subject = subject.to_owned();
+        let asked = edge
+            .client
+            .request_with_headers(subject, rollup(), "".into());
+        let refused = within("a refusal", asked).await.unwrap();
+        let refused = String::from_utf8_lossy(&refused.payload).into_owned();
+        assert!(refused.contains("rollup not permitted"), "{refused}");
+    }
+    let info = edge.client.request(
+        "$JS.API.STREAM.INFO.KV_TW_AUTH",
+        r#"{"subjects_filter":">"}"#.into(),
+    );
+    let info = within("the state of the bucket", info).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    assert_eq!(info["state"]["subjects"], json!({revocation: 1}));
+}
+
+#[tokio::test]
 async fn accounts_keeps_keys_and_adds_kinds() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().display().to_string();
@@ -477,9 +555,8 @@ impl RawUser {
         Self { client, errors }
     }
 
-    /// Whether the broker refuses this. After it comes something that every role is refused: the broker reports in order.
+    /// Whether the broker refuses this.
     async fn is_refused(&mut self, verb: &str, subject: &str) -> bool {
-        let last = "nobody.may.publish.here";
         match verb {
             "pub" => self
                 .client
@@ -489,6 +566,22 @@ impl RawUser {
             "sub" => drop(self.client.subscribe(subject.to_owned()).await.unwrap()),
             other => panic!("{other}"),
         }
+        self.was_refused(subject).await
+    }
+
+    /// Whether the broker refuses a request to roll up a whole stream.
+    async fn is_refused_a_rollup(&mut self, subject: &str) -> bool {
+        let published = self
+            .client
+            .publish_with_headers(subject.to_owned(), rollup(), "".into());
+        published.await.unwrap();
+        self.was_refused(subject).await
+    }
+
+    /// Whether the broker refused what was just sent. After it comes something that every role is refused: the broker
+    /// reports in order.
+    async fn was_refused(&mut self, subject: &str) -> bool {
+        let last = "nobody.may.publish.here";
         self.client.publish(last, "".into()).await.unwrap();
         let mut refused = false;
         loop {
@@ -504,6 +597,13 @@ impl RawUser {
             refused = true;
         }
     }
+}
+
+/// Removes every other message of a stream that allows it.
+fn rollup() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Rollup", "all");
+    headers
 }
 
 /// What each role tries. Those in `ALLOWED` show that a refusal is seen only where there is one.
@@ -536,6 +636,13 @@ const ATTEMPTS: &str = "
     edge        pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     edge        pub  $JS.ACK.TW_JOBS.demo.1.1.1.1.1
     edge        pub  $SYS.REQ.SERVER.PING
+    edge        pub  $KV.TW_AUTH.revoked.sub.YQ
+    edge        pub  $KV.TW_AUTH.ticket.YQ
+    edge        pub  $JS.API.STREAM.PURGE.KV_TW_AUTH
+    edge        pub  $JS.API.STREAM.PURGE.KV_TW_TICKETS
+    edge        pub  $JS.API.STREAM.UPDATE.KV_TW_TICKETS
+    edge        pub  $JS.API.DIRECT.GET.KV_TW_TICKETS
+    edge        pub  $JS.API.CONSUMER.CREATE.KV_TW_TICKETS
     edge        sub  _INBOX.tw.worker.>
     edge        sub  _INBOX.>
     edge        sub  tw.control.*
@@ -548,7 +655,7 @@ const ATTEMPTS: &str = "
     recorder    pub  tw.alive.job
     recorder    pub  _INBOX.tw.edge.x
     recorder    pub  $KV.TW_AUTH.revoked.x
-    recorder    pub  $KV.TW_AUTH.ticket.x
+    recorder    pub  $KV.TW_TICKETS.x
     recorder    pub  $JS.API.STREAM.DELETE.TW_CHUNKS_0
     recorder    pub  $JS.API.STREAM.UPDATE.TW_CHUNKS_0
     recorder    pub  $JS.API.CONSUMER.CREATE.TW_JOBS.demo.tw.jobs.demo.*
@@ -591,6 +698,8 @@ const ATTEMPTS: &str = "
     worker-demo pub  $JS.API.STREAM.UPDATE.TW_JOBS
     worker-demo pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     worker-demo pub  tw.purged.job
+    worker-demo pub  $KV.TW_AUTH.revoked.sub.YQ
+    worker-demo pub  $KV.TW_TICKETS.YQ
     worker-demo sub  _INBOX.tw.edge.>
     worker-demo sub  _INBOX.tw.worker.other.>
     worker-demo sub  tw.jobs.*.*
@@ -612,6 +721,8 @@ const ATTEMPTS: &str = "
     observer    pub  $JS.API.STREAM.DELETE.TW_JOBS
     observer    pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     observer    pub  tw.purged.job
+    observer    pub  $KV.TW_AUTH.revoked.sub.YQ
+    observer    pub  $KV.TW_TICKETS.YQ
     observer    pub  $JS.API.CONSUMER.MSG.NEXT.TW_JOBS.demo
     observer    sub  _INBOX.tw.worker.>
     setup       pub  tw.live.0.job
@@ -622,6 +733,7 @@ const ATTEMPTS: &str = "
     setup       pub  $JS.API.STREAM.PURGE.TW_CHUNKS_0
     setup       pub  $JS.API.STREAM.CREATE.OTHER
     setup       pub  $JS.API.DIRECT.GET.TW_CHUNKS_0
+    setup       pub  $KV.TW_TICKETS.YQ
     setup       sub  tw.live.*.*
 ";
 
@@ -644,6 +756,8 @@ const ALLOWED: &str = "
     recorder    sub  tw.alive.job
     recorder    sub  tw.record.submit
     recorder    sub  _INBOX.tw.recorder.x
+    edge        pub  $KV.TW_TICKETS.YQ
+    edge        pub  $JS.API.STREAM.MSG.GET.KV_TW_TICKETS
     worker-demo pub  tw.jobs.callback.job
     worker-demo pub  tw.jobs.callback.callback:job
     worker-demo pub  tw.chunks.3.job
@@ -666,6 +780,7 @@ const ALLOWED: &str = "
     observer    sub  tw.live.3.job
     observer    sub  tw.live.3.demo.job
     setup       pub  $JS.API.STREAM.INFO.TW_CHUNKS_3
+    setup       pub  $KV.TW_AUTH.revoked.sub.YQ
 ";
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tailwater::auth::{Expected, KeySet, Revocation, StaticTokens, TokenKeys};
 use tailwater::edge::{EdgeSettings, Gate, KeySource, SubjectLimits};
 use tailwater::nats::{AuthBucket, Nats, RevocationChange};
 use tailwater::wire::{Body, Channel, Submission};
+use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -369,15 +370,14 @@ async fn the_broker_forgets_a_ticket_after_a_minute() {
     let edge = system.edge_with_tokens().await;
     let own = token("a", &json!({"watch": ["j1"]}), 600);
     let ticket = issue_ticket(&edge.addr, &own, "j1").await;
-    let bucket = system.names().auth_stream();
     let context = system.jetstream().await;
-    let stored = context.get_stream(bucket).await.unwrap();
-    let subject = format!("$KV.{}.ticket.*", system.names().auth_bucket());
-    let stored = stored.get_last_raw_message_by_subject(&subject).await;
+    let bucket = context.get_stream(system.names().tickets_stream()).await;
+    let bucket = bucket.unwrap();
+    let max_age = bucket.cached_info().config.max_age;
+    assert_eq!(max_age, Duration::from_secs(60));
+    let subject = format!("$KV.{}.*", system.names().tickets_bucket());
+    let stored = bucket.get_last_raw_message_by_subject(&subject).await;
     let stored = stored.unwrap();
-    // In seconds.
-    let lifetime = stored.headers.get("Nats-TTL").map(|ttl| ttl.as_str());
-    assert_eq!(lifetime, Some("60"));
     // What is stored is no use to a reader of the bucket.
     let seen = format!(
         "{} {}",
@@ -385,6 +385,27 @@ async fn the_broker_forgets_a_ticket_after_a_minute() {
         String::from_utf8_lossy(&stored.payload)
     );
     assert!(!seen.contains(&ticket), "{seen}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_without_the_bucket_of_tickets_says_that_setup_must_run() {
+    let system = System::on(Broker::shared_one()).await;
+    let stream = system.names().tickets_stream();
+    let context = system.jetstream().await;
+    context.delete_stream(&stream).await.unwrap();
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, SIGNING).unwrap();
+    let secret = secret.display().to_string();
+    let auth = ["--auth", "jwt", "--auth-secret", &secret];
+    let line = format!("edge --listen 127.0.0.1:0 {}", auth.join(" "));
+    let expected = format!("NATS has no stream {stream}: run `tailwater setup` first");
+    system.run(&line).await.fails(2, &expected);
+    // Without tokens it needs no bucket.
+    drop(system.edge_process(&["--auth", "none"]).await);
+    system.run("setup --shards 2").await.prints();
+    drop(system.edge_process(&auth).await);
     system.end().await;
 }
 

@@ -518,7 +518,11 @@ impl System {
             let _ = context.delete_stream(names.segments_stream(shard)).await;
         }
         let chunks = (0..).map(|shard| names.chunks_stream(shard));
-        let others = [names.jobs_stream(), names.auth_stream()];
+        let others = [
+            names.jobs_stream(),
+            names.auth_stream(),
+            names.tickets_stream(),
+        ];
         for stream in others.into_iter().chain(chunks) {
             // A separate broker may be down, and is removed as a whole.
             if context.delete_stream(stream).await.is_err() {
