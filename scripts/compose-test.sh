@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the stack of compose.yaml, starts it under its own project name, and restarts each container in the middle of
 # running jobs: the output of each job must equal that of the same job without a restart. Needs docker with compose, curl
-# and python3; takes about six minutes and the build. Prints a line per check, and the counts as the last line.
+# and python3; takes about seven minutes and the build. Prints a line per check, and the counts as the last line.
 #   --observe [SERVICE...]      also starts these services of the profile `observe` at the end, and looks at what they show; by
 #                               default prometheus and grafana, whose images must be there or in reach
 #   EDGE_PORT                   the edge's port on this machine; by default a free one
@@ -168,6 +168,16 @@ disturb restart-worker "demo" compose 120 restart worker
 disturb restart-worker-exec "exec" compose 120 restart worker-exec
 disturb crash-workers "demo exec" crash_workers
 disturb kill-worker "demo" kill_worker
+disturb stop-recorder "" compose 120 stop recorder
+
+# ---- the recorder is still stopped
+
+is_unavailable() { ! try_submit "$1" "$2" && grep -q '"unavailable"' "$scratch/$2.answer"; }
+check "without a recorder, a submission is refused as unavailable" is_unavailable demo demo-recorded
+compose 120 start recorder >/dev/null || bail "the recorder starts again"
+submit demo demo-recorded
+check "with the recorder, the same submission is accepted, and the job ends" ends demo-recorded 90
+check "its output is the same" same demo-recorded demo-ref
 
 # ---- three workers, one of which dies
 

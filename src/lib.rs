@@ -36,7 +36,7 @@
 //! | [`source`] | `trait EventSource`: a log as the reading side needs it |
 //! | [`hub`] | feeds: one for each watched job, shared by its watchers |
 //! | [`session`] | one client's read position in one job, over a feed and the log |
-//! | [`nats`] | the broker: names, streams, fence, queue, reading. Only it uses `async_nats` |
+//! | [`nats`] | the broker: names, streams, fence, queue, recorders, reading. Only it uses `async_nats` |
 //! | [`backend`] | produces output: demo, exec, endpoint (HTTP), openai; webhook delivers callbacks. Without NATS |
 //! | [`worker`] | a job's life: claim, run, publish, end. Uses only `trait Backend` |
 //! | [`edge`] | the server: every transport. Only it uses `axum` and `socketioxide` |

@@ -15,7 +15,9 @@ use crate::wire::{Kind, Prefix};
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  tailwater accounts --dir keys --kind chat --kind summary\n  \
-        nats-server -c keys/nats/server.conf -sd data\n  tailwater edge --nats-nkey keys/edge/nats.nk"
+        nats-server -c keys/nats/server.conf -sd data\n  \
+        tailwater recorder --nats-nkey keys/recorder/nats.nk\n  \
+        tailwater edge --recorder --nats-nkey keys/edge/nats.nk"
 )]
 pub(super) struct AccountsCommand {
     /// The directory for the server's configuration (`nats/`) and for the keys, each in a folder

@@ -203,6 +203,40 @@ async fn completions_and_manual_pages_name_every_command() {
     assert!(tailwater("man").await.prints().contains("TAILWATER_LOG"));
 }
 
+#[tokio::test]
+async fn the_compose_file_gives_each_role_its_key_and_the_edge_a_recorder() {
+    let compose = read("compose.yaml");
+    let (_, command) = compose.split_once("\"tailwater accounts ").unwrap();
+    let (flags, _) = command.split_once(" && ").unwrap();
+    let dir = TempDir::new().unwrap();
+    let flags = flags.replace("/keys", &dir.path().display().to_string());
+    let printed = tailwater(&format!("accounts {flags}")).await.prints();
+    let roles: Vec<_> = printed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(roles.contains(&"recorder"), "{printed}");
+    for role in roles {
+        let mounts = [
+            format!("\n      - keys-{role}:/keys/{role}\n"),
+            format!("\n    volumes: [\"keys-{role}:/run/tailwater:ro\"]\n"),
+            format!("\n  keys-{role}:\n"),
+        ];
+        let found = mounts.map(|mount| compose.matches(&mount).count());
+        // Those of two roles are for commands that somebody runs by hand.
+        let used = usize::from(!["observer", "worker"].contains(&role));
+        assert_eq!(found, [1, used, 1], "{role}");
+    }
+    let mut commands = compose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("command: "));
+    assert!(commands.clone().any(|command| command == "[\"recorder\"]"));
+    let edge = commands
+        .find(|command| command.starts_with("[\"edge\""))
+        .unwrap();
+    assert!(edge.contains("\"--recorder\""), "{edge}");
+}
+
 #[test]
 fn every_package_has_the_version_of_the_program() {
     let version = env!("CARGO_PKG_VERSION");
