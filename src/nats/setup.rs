@@ -311,6 +311,7 @@ impl StreamDeclaration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::limits::RESUBMIT_AFTER_S;
 
     #[test]
     fn the_declarations_have_the_names_that_the_code_uses() {
@@ -346,5 +347,15 @@ mod tests {
         let text = include_str!("../../nats/consumers/kind.json").replace("{kind}", "k");
         let consumer = declaration(&text, &names);
         assert_eq!(consumer["filter_subject"], names.queued_jobs(&kind));
+    }
+
+    #[test]
+    fn the_queue_refuses_the_id_of_a_removed_job_for_as_long_as_clients_are_told() {
+        let text = include_str!("../../nats/streams/jobs.json");
+        let declared: Value = serde_json::from_str(text).unwrap();
+        let window = declared["duplicate_window"]
+            .as_u64()
+            .map(Duration::from_nanos);
+        assert_eq!(window, Some(Duration::from_secs(RESUBMIT_AFTER_S)));
     }
 }
