@@ -19,10 +19,11 @@ pub const READS_PER_SHARD: usize = 2;
 /// without a memory budget; an edge has [`READS_BYTES`](super::READS_BYTES) for all threads. Beyond
 /// that, reads wait, and readers of a scan leave it.
 pub const READ_BYTES: usize = 16 * 1024 * 1024;
-/// How long such bytes are kept for a reader. One whose client accepts nothing for longer reads
-/// them again.
+/// How long such bytes, or room in the memory budget, are kept for a reader. One whose client accepts
+/// nothing for longer reads or waits again.
 pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
-/// The pause before the first of the reads that wait for room tries again; the others wait for it.
+/// The pause before the first of those that wait for room in a memory budget tries again; the others
+/// wait for it.
 pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 
 /// After decoding this many bytes of the log, a reader lets the thread serve its clients: it takes a

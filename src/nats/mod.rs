@@ -30,7 +30,6 @@ mod live_queue;
 mod live_reader;
 mod locate;
 mod log;
-mod mailbox;
 mod message;
 mod names;
 mod open;

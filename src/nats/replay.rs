@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::debug;
 
-use super::mailbox::{Mailbox, NoMail};
 use super::quorum::StreamId;
 use super::read::Reader;
 use super::replay_counts::ReplaySource;
 use super::scan::{ScanBatch, ScanRequest};
+use crate::runtime::{Mailbox, NoMail};
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
 use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
