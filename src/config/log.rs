@@ -14,6 +14,11 @@ pub const PAGE_BYTES: usize = 128 * 1024;
 pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
+/// How many replays an edge thread starts from the leader of one shard at a time, after a replica
+/// returned nothing. Each makes a few small requests. They share the broker's queue for requests with
+/// those of submissions and look-ups, and a server that holds 10,000 (`request_queue_limit`) drops all of
+/// them.
+pub const LEADER_READS_PER_SHARD: usize = 8;
 
 /// How many bytes of the log a reader holds for its clients that they have not taken, in processes
 /// without a memory budget; an edge has [`READS_BYTES`](super::READS_BYTES) for all threads. Beyond
