@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::config::{MEMORY_MIN, MEMORY_PART, MEMORY_UNKNOWN, READ_BUDGET_PAUSE};
+use crate::runtime::{Tasks, mailbox};
 
 /// How many bytes may be held at a time, shared by all clones.
 ///
@@ -73,22 +74,53 @@ impl Budget {
     /// # Errors
     /// [`LimitReached`] if this budget, or the one that it is within, has fewer bytes left.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, LimitReached> {
-        self.acquire(bytes)?;
-        Ok(Reservation {
-            budget: self.clone(),
-            bytes,
-        })
+        self.acquire_or_count(bytes)?;
+        Ok(self.acquired(bytes))
+    }
+
+    /// [`Self::reserve`], unless others wait for room: those come first.
+    ///
+    /// # Errors
+    /// [`LimitReached`].
+    pub fn reserve_if_first(&self, bytes: usize) -> Result<Reservation, LimitReached> {
+        let Ok(_turn) = self.0.turn.try_lock() else {
+            return Err(self.count_refusal());
+        };
+        self.reserve(bytes)
     }
 
     /// Reserves `bytes`, at most the limit, once there is room. Callers are served in the order in
     /// which they came, so that small reservations do not overtake a large one forever. The others
     /// wait for the first one: poll it until it is ready, or drop it.
     pub async fn reserve_in_turn(&self, bytes: usize) -> Reservation {
+        let bytes = bytes.min(self.limit());
         let _turn = self.0.turn.lock().await;
+        // Not counted as a refusal each time.
+        while self.acquire(bytes).is_err() {
+            sleep(READ_BUDGET_PAUSE).await;
+        }
+        self.acquired(bytes)
+    }
+
+    /// [`Self::reserve_in_turn`] for a caller that is not always polled, because its client accepts
+    /// nothing: one of `tasks` waits for it, so that the others need not wait for the caller. Room
+    /// that the caller does not take soon is released, and it waits again, after the others.
+    pub async fn reserve_by_task(self, bytes: usize, tasks: Tasks) -> Reservation {
         loop {
-            match self.reserve(bytes.min(self.limit())) {
-                Ok(reservation) => return reservation,
-                Err(LimitReached) => sleep(READ_BUDGET_PAUSE).await,
+            let (sender, mut room) = mailbox();
+            let budget = self.clone();
+            tasks.spawn(async move {
+                let reservation = tokio::select! {
+                    biased;
+                    () = sender.unread() => return,
+                    reservation = budget.reserve_in_turn(bytes) => reservation,
+                };
+                // The caller may be gone.
+                let _ = sender.deliver(reservation, |_, refused| Err(refused));
+                sender.until_taken().await;
+            });
+            if let Ok(reservation) = room.take().await {
+                return reservation;
             }
         }
     }
@@ -116,11 +148,12 @@ impl Budget {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    fn acquire(&self, bytes: usize) -> Result<(), LimitReached> {
+    /// Counts `bytes` as used. If that is refused, returns the budget that has no room.
+    fn acquire(&self, bytes: usize) -> Result<(), &Self> {
         let Pool {
             limit,
             used,
-            refused,
+            refused: _,
             whole,
             turn: _,
         } = &*self.0;
@@ -130,16 +163,33 @@ impl Budget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .is_err()
         {
-            refused.fetch_add(1, Ordering::Relaxed);
-            return Err(LimitReached);
+            return Err(self);
         }
         if let Some(whole) = whole
-            && whole.acquire(bytes).is_err()
+            && let Err(full) = whole.acquire(bytes)
         {
             used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(LimitReached);
+            return Err(full);
         }
         Ok(())
+    }
+
+    /// [`Self::acquire`], which counts a refusal.
+    fn acquire_or_count(&self, bytes: usize) -> Result<(), LimitReached> {
+        self.acquire(bytes).map_err(Self::count_refusal)
+    }
+
+    fn count_refusal(&self) -> LimitReached {
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        LimitReached
+    }
+
+    /// A reservation of bytes that were acquired.
+    fn acquired(&self, bytes: usize) -> Reservation {
+        Reservation {
+            budget: self.clone(),
+            bytes,
+        }
     }
 
     fn release(&self, bytes: usize) {
@@ -163,7 +213,7 @@ impl Reservation {
     /// # Errors
     /// [`LimitReached`]; the earlier bytes stay reserved.
     pub fn grow(&mut self, bytes: usize) -> Result<(), LimitReached> {
-        self.budget.acquire(bytes)?;
+        self.budget.acquire_or_count(bytes)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -237,8 +287,11 @@ fn total_of(meminfo: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::READ_TAKE_WAIT;
     use futures_util::FutureExt as _;
     use std::pin::pin;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
 
     #[test]
     fn the_memory_of_a_machine_is_read_from_meminfo() {
@@ -317,6 +370,46 @@ mod tests {
         drop(large);
         let small = small.now_or_never().expect("it is the first one now");
         assert_eq!(small.bytes(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_wait_count_no_refusals_and_come_before_others() {
+        let budget = Budget::new(100);
+        let held = budget.reserve(60).unwrap();
+        let mut waiting = pin!(budget.reserve_in_turn(100));
+        assert!(timeout(READ_BUDGET_PAUSE * 10, &mut waiting).await.is_err());
+        assert_eq!(budget.refused(), 0);
+        // There is room for it, but it came later.
+        budget.reserve_if_first(10).unwrap_err();
+        assert_eq!(budget.refused(), 1);
+        drop(held);
+        drop(waiting.await);
+        assert_eq!(budget.reserve_if_first(10).unwrap().bytes(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_is_not_polled_holds_up_no_other_and_gets_room_later() {
+        let budget = Budget::new(100);
+        let tasks = Tasks::default();
+        let wait = || budget.clone().reserve_by_task(100, tasks.clone());
+        let held = budget.reserve(60).unwrap();
+        let mut idle = pin!(wait());
+        assert!(idle.as_mut().now_or_never().is_none());
+        yield_now().await;
+        let mut next = pin!(wait());
+        assert!(next.as_mut().now_or_never().is_none());
+        drop(held);
+        let room = timeout(READ_TAKE_WAIT * 2, next).await.unwrap();
+        assert_eq!((room.bytes(), budget.used()), (100, 100));
+        drop(room);
+        assert_eq!(idle.await.bytes(), 100);
+        // One that is gone waits no more.
+        let _held = budget.reserve(60).unwrap();
+        assert!(wait().now_or_never().is_none());
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert_eq!(tasks.running(), 0);
     }
 
     #[test]

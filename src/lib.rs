@@ -27,7 +27,7 @@
 //! | [`short_list`] | a list that rarely has more than one item. Pure |
 //! | [`process_group`] | signals to a program and its descendants |
 //! | [`guard`] | programs that end with their parent |
-//! | [`runtime`] | tasks, their timers and wake-ups, and threads |
+//! | [`runtime`] | tasks, their timers, wake-ups and mailboxes, and threads |
 //! | [`budget`] | how many bytes a process may hold for its clients |
 //! | [`fair_slots`] | slots, shared fairly among addresses |
 //! | [`metrics`] | which metrics there are, and their text. Pure |

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::args::{NatsArgs, block_on, millis};
 use super::follow::{follow, wait};
 use crate::nats::{Log, Queue, QueueUsage, Role, SubmitOutcome};
-use crate::wire::limits::INPUT_MAX;
+use crate::wire::limits::{INPUT_MAX, RESUBMIT_AFTER_S};
 use crate::wire::{JobId, Kind, Limits, Seq, Start, Submission, reserved_kind};
 
 /// Queue a job, and print its id or, with --watch, its output.
@@ -76,6 +76,9 @@ impl SubmitCommand {
             match queue.submit_if_room(&id, &submission, &usage).await? {
                 SubmitOutcome::New | SubmitOutcome::Same => {}
                 SubmitOutcome::Other => anyhow::bail!("the id {id} belongs to another job"),
+                SubmitOutcome::Removed => anyhow::bail!(
+                    "a job with the id {id} was removed; use another id, or try again in {RESUBMIT_AFTER_S} seconds"
+                ),
                 SubmitOutcome::OtherKind => {
                     anyhow::bail!(Submission::of_another_kind(&id, &self.kind))
                 }

@@ -14,15 +14,21 @@ pub const PAGE_BYTES: usize = 128 * 1024;
 pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
+/// How many replays an edge thread starts from the leader of one shard at a time, after a replica
+/// returned nothing. Each makes a few small requests. They share the broker's queue for requests with
+/// those of submissions and look-ups, and a server that holds 10,000 (`request_queue_limit`) drops all of
+/// them.
+pub const LEADER_READS_PER_SHARD: usize = 8;
 
 /// How many bytes of the log a reader holds for its clients that they have not taken, in processes
 /// without a memory budget; an edge has [`READS_BYTES`](super::READS_BYTES) for all threads. Beyond
 /// that, reads wait, and readers of a scan leave it.
 pub const READ_BYTES: usize = 16 * 1024 * 1024;
-/// How long such bytes are kept for a reader. One whose client accepts nothing for longer reads
-/// them again.
+/// How long such bytes, or room in the memory budget, are kept for a reader. One whose client accepts
+/// nothing for longer reads or waits again.
 pub const READ_TAKE_WAIT: Duration = Duration::from_millis(500);
-/// The pause before the first of the reads that wait for room tries again; the others wait for it.
+/// The pause before the first of those that wait for room in a memory budget tries again; the others
+/// wait for it.
 pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 
 /// After decoding this many bytes of the log, a reader lets the thread serve its clients: it takes a

@@ -19,6 +19,11 @@ pub const FLIGHT_PACKETS_POLLING: usize = 14;
 /// held. An event of more bytes than this reserves room in the memory budget until it is sent: the
 /// library copies it, and does not return it.
 pub const FLIGHT_BYTES: usize = 8 * 1024;
+/// A packet of more bytes than this is queued for a client that polls only once nothing else is in
+/// flight. Together with the others it could exceed [`BODY_MAX`], which is what one response carries.
+/// The library would keep it for the next poll, and lose it if the client upgrades to a WebSocket
+/// instead.
+pub const POLL_ALONE: usize = BODY_MAX - 2 * FLIGHT_BYTES;
 /// The library keeps the write buffer of a client's WebSocket until the connection ends. One that may be
 /// larger than this, in bytes, counts in the memory budget; smaller ones are part of what each
 /// connection costs.

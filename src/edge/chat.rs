@@ -115,8 +115,8 @@ pub(super) struct Stopping {
 }
 
 problems!(NotAnswered:
-    BadJson, BadRequest, TooLarge, UnsupportedMediaType, UnknownKind, NotSupportedByKind, NotFound, JobNotFound, RateLimited,
-    QueueFull, Timeout, Overloaded, Unavailable, Restarting);
+    BadJson, BadRequest, TooLarge, UnsupportedMediaType, UnknownKind, NotSupportedByKind, NotFound, JobNotFound, JobRemoved,
+    RateLimited, QueueFull, Timeout, Overloaded, Unavailable, Restarting);
 
 /// Answers a chat of the AI SDK.
 ///

@@ -217,6 +217,7 @@ impl App {
             }
             SubmitOutcome::Other if is_from_key => Err(Code::KeyReused.into()),
             SubmitOutcome::Other => Err(Code::JobExists.into()),
+            SubmitOutcome::Removed => Err(Code::JobRemoved.into()),
             SubmitOutcome::OtherKind => Err(Code::BadJobId.into()),
             SubmitOutcome::Full => Err(Code::QueueFull.into()),
             SubmitOutcome::TooLarge { size, limit } => {

@@ -23,8 +23,8 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 problems!(NotSubmitted:
     BadJson, BadRequest, BadKind, BadJobId, TooLarge, UnsupportedMediaType, UnknownKind,
-    CallbackNotAllowed, NotSupportedByKind, JobExists, KeyReused, RateLimited, QueueFull, Timeout,
-    Overloaded, Unavailable);
+    CallbackNotAllowed, NotSupportedByKind, JobExists, JobRemoved, KeyReused, RateLimited, QueueFull,
+    Timeout, Overloaded, Unavailable);
 
 /// Submits a job.
 ///

@@ -26,7 +26,7 @@ use tracing::debug;
 use super::client_stream::ClientStream;
 use super::connection_slots::ConnectionSlots;
 use super::counters::SentBytes;
-use super::error::Problem;
+use super::error::{Problem, count_refusal};
 use super::http2;
 use super::memory::{Large, SplitBudget};
 use super::metered::Metered;
@@ -36,6 +36,7 @@ use super::tls::Tls;
 use crate::config::{DRAIN_WAIT, HEAD_WAIT, HTTP_BUFFER};
 use crate::fair_slots::FairSlot;
 use crate::runtime::Tasks;
+use crate::wire::Code;
 
 /// Accepts connections until the tasks should end. Each connection is one of the tasks.
 pub(super) async fn serve(
@@ -203,6 +204,10 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
             if error.is_timeout() && of_connection.has_asked() {
                 SlowPart::Head.count();
             }
+            // The library has answered it with 431 or 414.
+            if error.is_parse_too_large() {
+                count_refusal(Code::TooLarge);
+            }
             debug!(%error, "a connection broke");
         }
         None => debug!("a connection was cut off at the stop"),
@@ -213,6 +218,7 @@ async fn connection(stream: Metered<ClientStream>, router: Router, stop: Cancell
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::edge::error::refusals;
     use crate::edge::forwarded::TrustedProxies;
     use crate::edge::memory::Memory;
     use crate::edge::quota::Quota;
@@ -320,6 +326,32 @@ mod tests {
             assert!(full.starts_with("HTTP/1.1 503 "), "{full}");
         };
         with_edge(slots, clients).await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused_and_counted() {
+        let counted = || {
+            let mut refusals = refusals();
+            let found = refusals.find(|(code, _)| *code == Code::TooLarge);
+            found.map_or(0, |(_, count)| count)
+        };
+        let memory = Memory::new(Budget::unlimited());
+        let peer: IpAddr = "127.0.0.1".parse().unwrap();
+        let (mut client, edge) = duplex(2 * HTTP_BUFFER);
+        let long = "x".repeat(HTTP_BUFFER);
+        let head = format!("GET / HTTP/1.1\r\nHost: h\r\nX-Long: {long}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let edge = ClientStream::Response(edge);
+        let stream = Metered::new(edge, peer, &memory.bodies, Arc::default());
+        let router = Router::new().route("/", get(async || "served"));
+        let before = counted();
+        let served = connection(stream, router, CancellationToken::new());
+        timeout(PATIENCE, served).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        // Other tests count, too.
+        assert!(counted() > before);
     }
 
     /// One test, because all tests share the counter.

@@ -183,7 +183,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let mut idle = 0;
         while idle < self.list.len() {
             let index = self.turn % self.list.len();
-            match self.list[index].poll_next(&self.room, cx) {
+            match self.list[index].poll_next(cx) {
                 Poll::Ready(progress) => {
                     if let Some(outgoing) = self.advance(index, progress) {
                         self.turn = index + 1;
@@ -214,7 +214,9 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             Progress::Step(Step::Events(events), before) => {
                 let largest = events.iter().map(|event| event.size()).max().unwrap_or(0);
                 let bytes = room_of(&events, largest, self.transport).min(self.room.limit());
-                let room = self.list[index].room_for(bytes, &self.room, before).ok()?;
+                let watch = &mut self.list[index];
+                let room = watch.room_for(bytes, &self.room, self.hub.tasks(), before);
+                let room = room.ok()?;
                 self.delivery = Some(PendingDelivery {
                     watch: Some(index),
                     position: before,
@@ -435,6 +437,51 @@ mod tests {
             Outgoing::Frame(_, ServerFrame::Live { .. })
         ));
         assert!(!first.holds_room());
+        assert_eq!(events_of(&mut second).await, [1]);
+    }
+
+    /// Three clients that share the room, of which the first gets a large event, and the others wait:
+    /// the second one for an event as large, the third one for one of this size.
+    async fn three_that_share_room(third: usize) -> [Watches<MemoryLog, u32>; 3] {
+        let log = MemoryLog::default();
+        let other: JobId = "other".parse().unwrap();
+        log.append(&job(), chunk("x".repeat(LARGE_EVENT * 3)));
+        log.append(&other, chunk("x".repeat(third)));
+        let room = Budget::new(LARGE_EVENT * 4);
+        let mut clients = [(); 3].map(|()| Watches {
+            room: room.clone(),
+            ..watches(&log)
+        });
+        for (client, job) in clients.iter_mut().zip([job(), job(), other]) {
+            client.watch(job, Start::After(Seq(0)), false, 1).unwrap();
+            next(client).await;
+        }
+        assert_eq!(events_of(&mut clients[0]).await, [1]);
+        for client in &mut clients[1..] {
+            let waiting = timeout(Duration::from_secs(60), next(client)).await;
+            assert!(waiting.is_err(), "the first has the room");
+        }
+        clients
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_get_room_in_the_order_in_which_they_began_to_wait() {
+        // There is room for the third one's event all the time.
+        let [mut first, mut second, mut third] = three_that_share_room(FLIGHT_BYTES).await;
+        // The first one's event is written.
+        next(&mut first).await;
+        assert_eq!(events_of(&mut second).await, [1]);
+        assert_eq!(events_of(&mut third).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_accepts_nothing_keeps_no_room_from_others() {
+        let [mut first, mut second, mut third] = three_that_share_room(LARGE_EVENT * 3).await;
+        next(&mut first).await;
+        // It is the second one's turn, and that client is not served.
+        let events = timeout(Duration::from_secs(60), events_of(&mut third)).await;
+        assert_eq!(events.expect("the room is not kept"), [1]);
+        next(&mut third).await;
         assert_eq!(events_of(&mut second).await, [1]);
     }
 

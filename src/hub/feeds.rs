@@ -73,6 +73,11 @@ impl<S: EventSource> Hub<S> {
         &self.source
     }
 
+    /// The tasks that run its feeds.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// How many jobs have a feed, watched or lingering.
     pub fn feeds(&self) -> usize {
         self.lock().len()

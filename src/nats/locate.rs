@@ -1,7 +1,8 @@
 //! Finds the stream sequence of an event from its sequence number: a binary search, since both rise
 //! together.
 
-use super::log::FoundMessage;
+use super::log::{FoundMessage, Log};
+use super::quorum::StreamId;
 use super::read::Reader;
 use crate::config::{LOCATE_NEAR, LOCATE_READS, PAGE};
 use crate::source::{Chain, Span, Unavailable};
@@ -76,20 +77,25 @@ impl Reader {
         Ok(None)
     }
 
-    /// The first event of a span, from the leader.
+    /// The first event of a span, from a leader with a quorum, once there is a slot for the read.
     pub(super) async fn leader_next(
         &self,
         job: &JobId,
         chain: Chain,
         from: Seq,
     ) -> Result<Option<Stored>, Unavailable> {
-        let mut chain = self.advance(job, chain, from).await?;
-        loop {
-            match self.log.next_event(job, &mut chain).await? {
-                Some(event) if event.seq < from => {}
-                found => return Ok(found),
+        let chain = self.advance(job, chain, from).await?;
+        let read = || {
+            let log = self.log.clone();
+            let job = job.clone();
+            async move {
+                let shard = StreamId::Shard(job.shard(log.shards));
+                log.proven(shard, || log.event_at(&job, chain, from)).await
             }
-        }
+        };
+        // Usually the event is small. If its room had to be free, reads of a leader that does not
+        // answer would keep the room of those of replicas.
+        self.shard(job).leader_slots.run(1, 0, read).await
     }
 
     /// Advances the chain by pages from any replica, until it is less than a page before `from`.
@@ -116,5 +122,22 @@ impl Reader {
             }
         }
         Ok(chain)
+    }
+}
+
+impl Log {
+    /// The first event of the chain from this sequence number on, from the leader.
+    async fn event_at(
+        &self,
+        job: &JobId,
+        mut chain: Chain,
+        from: Seq,
+    ) -> Result<Option<Stored>, Unavailable> {
+        loop {
+            match self.next_event(job, &mut chain).await? {
+                Some(event) if event.seq < from => {}
+                found => return Ok(found),
+            }
+        }
     }
 }

@@ -31,7 +31,6 @@ mod live_queue;
 mod live_reader;
 mod locate;
 mod log;
-mod mailbox;
 mod message;
 mod names;
 mod open;

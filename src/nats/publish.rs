@@ -21,8 +21,9 @@ pub enum Published {
     /// Another publish to the subject, or with the same message id, is in flight: the same publish
     /// may succeed in a moment.
     InFlight,
-    /// The stream already has a message with this id.
-    Duplicate,
+    /// A message with this id was stored a short time ago, at this stream sequence. It may have been
+    /// removed since.
+    Duplicate(StreamSeq),
     /// The stream has a message of this subject, and accepts only one.
     SubjectTaken,
     /// The stream is full. In a cluster it may also have a message of the subject.
@@ -62,8 +63,10 @@ pub(super) async fn publish(
             error: Some(error), ..
         }) => refused(error),
         Ok(Ack {
-            duplicate: true, ..
-        }) => Published::Duplicate,
+            seq: Some(stream_seq),
+            duplicate: true,
+            ..
+        }) => Published::Duplicate(stream_seq),
         Ok(Ack {
             seq: Some(stream_seq),
             ..

@@ -12,7 +12,7 @@ use super::recording::{Recording, ask};
 use super::writer::{AppendError, EventWriter};
 use crate::runtime::LazyTimer;
 use crate::source::{KnownJob, Unavailable, find_job};
-use crate::wire::{EventType, JobId, Kind, Stored, Submission};
+use crate::wire::{EventType, JobId, Kind, Stored, StreamSeq, Submission};
 
 /// The work queue, with the logs of its jobs.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub enum SubmitOutcome {
     Same,
     /// The id names another job.
     Other,
+    /// The broker stored a submission with this id a short time ago, and nothing of the job is stored
+    /// any more: it was purged, or has expired. The broker accepts the id again once it has forgotten
+    /// that submission.
+    Removed,
     /// The id names another kind than the job's. Nothing was stored.
     OtherKind,
     /// The queue is full.
@@ -105,9 +109,13 @@ impl Queue {
             // The queue has the job, but its log has no event. Either another submission with this
             // id came first and its first event is still in flight, or its submitter died before
             // that event, or the event expired while the job waits.
-            Published::Duplicate | Published::InFlight | Published::SubjectTaken => {
+            Published::InFlight | Published::SubjectTaken => {
                 let known = self.known(job, submission).await?;
-                return known.ok_or_else(|| Unavailable("the submission is in flight".into()));
+                return known.ok_or_else(in_flight);
+            }
+            // The same, unless the job was removed since.
+            Published::Duplicate(stream_seq) => {
+                return self.known_duplicate(job, submission, stream_seq).await;
             }
             Published::Full => {
                 let known = self.known(job, submission).await?;
@@ -163,6 +171,25 @@ impl Queue {
         }))
     }
 
+    /// As [`Self::known`], for a job whose submission the queue stored before, at `stream_seq`.
+    async fn known_duplicate(
+        &self,
+        job: &JobId,
+        submission: &Submission,
+        stream_seq: StreamSeq,
+    ) -> Result<SubmitOutcome, Unavailable> {
+        if let Some(known) = self.known(job, submission).await? {
+            return Ok(known);
+        }
+        if !self.log.left_queue(job, Some(stream_seq)).await? {
+            return Err(in_flight());
+        }
+        // A job that ended has left the queue after its log had its final event. It may have ended
+        // since the log was read.
+        let known = self.known_to_log(job, submission).await?;
+        Ok(known.unwrap_or(SubmitOutcome::Removed))
+    }
+
     /// Finds a job: its last event, or its kind while its log has no event. `None` if it does not
     /// exist.
     ///
@@ -189,6 +216,10 @@ impl Queue {
     pub async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
         Ok(self.log.queued(job).await?.map(QueuedJob::into_kind))
     }
+}
+
+fn in_flight() -> Unavailable {
+    Unavailable("the submission is in flight".into())
 }
 
 fn same_or_other(is_same: bool) -> SubmitOutcome {

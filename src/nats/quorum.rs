@@ -49,7 +49,8 @@ pub(super) struct Leaders {
 /// What is known of one stream's leader.
 #[derive(Debug, Default)]
 struct Leader {
-    /// Locked while the leader is asked, so that one reader asks at a time.
+    /// Locked while the leader is asked, so that one reader asks at a time. The others share the
+    /// result.
     state: Mutex<LeaderState>,
     /// The highest stream sequence that this process has seen in the stream.
     seen: AtomicU64,
@@ -58,6 +59,8 @@ struct Leader {
 #[derive(Debug, Default)]
 struct LeaderState {
     proof: Option<Proof>,
+    /// When the last request for a proof failed, and why.
+    failure: Option<(Instant, Unavailable)>,
     /// Since when the stream is reported to end before `seen`.
     shorter_since: Option<Instant>,
 }
@@ -123,16 +126,26 @@ impl Leaders {
     }
 
     async fn prove(&self, nats: &Nats, stream: StreamId) -> Result<Proof, Unavailable> {
-        let leader = self.of(stream);
-        let mut state = leader.state.lock().await;
+        let came = Instant::now();
+        let mut state = self.of(stream).state.lock().await;
         let connection = nats.work_connections();
-        if let Some(proof) = state.proof
-            && proof.asked_at.elapsed() < QUORUM_AGE
-            && proof.connection == connection
-        {
-            return Ok(proof);
+        if let Some(known) = state.known(came, connection) {
+            return known;
         }
         state.proof = None;
+        let result = self.ask(nats, stream, connection, &mut state).await;
+        state.record(&result);
+        result
+    }
+
+    async fn ask(
+        &self,
+        nats: &Nats,
+        stream: StreamId,
+        connection: u64,
+        state: &mut LeaderState,
+    ) -> Result<Proof, Unavailable> {
+        let leader = self.of(stream);
         let stream = match stream {
             StreamId::Shard(shard) => nats.names.chunks_stream(shard),
             StreamId::Queue => nats.names.jobs_stream(),
@@ -154,14 +167,37 @@ impl Leaders {
                 "the leader of {stream} cannot prove its quorum"
             )));
         }
-        leader.compare(&mut state, &stream, &info, seen, until.is_none(), asked_at)?;
-        let proof = Proof {
+        leader.compare(state, &stream, &info, seen, until.is_none(), asked_at)?;
+        Ok(Proof {
             asked_at,
             until,
             connection,
-        };
-        state.proof = Some(proof);
-        Ok(proof)
+        })
+    }
+}
+
+impl LeaderState {
+    /// What a reader that came at this time need not ask for: a recent proof over this connection, or
+    /// the failure of a request that it has waited for. Otherwise all that wait for a leader that does
+    /// not answer would ask it, one after the other.
+    fn known(&self, came: Instant, connection: u64) -> Option<Result<Proof, Unavailable>> {
+        let is_valid =
+            |proof: &Proof| proof.asked_at.elapsed() < QUORUM_AGE && proof.connection == connection;
+        if let Some(proof) = self.proof.filter(is_valid) {
+            return Some(Ok(proof));
+        }
+        let (failed_at, error) = self.failure.as_ref()?;
+        (*failed_at > came).then(|| Err(error.clone()))
+    }
+
+    fn record(&mut self, result: &Result<Proof, Unavailable>) {
+        match result {
+            Ok(proof) => {
+                self.proof = Some(*proof);
+                self.failure = None;
+            }
+            Err(error) => self.failure = Some((Instant::now(), error.clone())),
+        }
     }
 }
 
@@ -226,6 +262,28 @@ fn quorum(followers: &[Follower]) -> Quorum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_share_a_recent_proof_and_a_failure_that_they_have_waited_for() {
+        let proof = || Proof {
+            asked_at: Instant::now(),
+            until: None,
+            connection: 1,
+        };
+        let mut state = LeaderState::default();
+        let came = Instant::now();
+        assert!(state.known(came, 1).is_none());
+        advance(QUORUM_AGE).await;
+        state.record(&Err(Unavailable("no answer".into())));
+        assert!(matches!(state.known(came, 1), Some(Err(_))));
+        assert!(state.known(Instant::now(), 1).is_none());
+        state.record(&Ok(proof()));
+        assert!(matches!(state.known(came, 1), Some(Ok(_))));
+        assert!(state.known(came, 2).is_none());
+        advance(QUORUM_AGE).await;
+        assert!(state.known(came, 1).is_none());
+    }
 
     fn of(active: &[u64]) -> Quorum {
         let followers = active.iter().map(|&active| Follower { active });

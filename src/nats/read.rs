@@ -21,7 +21,9 @@ use super::scan::SharedScan;
 use super::segments_absence::SegmentsAbsence;
 use super::{api, names};
 use crate::budget::Budget;
-use crate::config::{PAGE_BYTES, READ_BYTES, READS_PER_SHARD, SEGMENT_READS};
+use crate::config::{
+    LEADER_READS_PER_SHARD, PAGE_BYTES, READ_BYTES, READS_PER_SHARD, SEGMENT_READS,
+};
 use crate::runtime::Tasks;
 use crate::source::Unavailable;
 use crate::wire::{JobId, Stored, StreamSeq};
@@ -46,6 +48,8 @@ pub(super) struct Shard {
     pub(super) replays: AtomicUsize,
     /// Permission to make a direct get.
     slots: ReadSlots,
+    /// Permission to start a replay from the leader.
+    pub(super) leader_slots: ReadSlots,
     pub(super) scan: SharedScan,
     pub(super) segments_absence: SegmentsAbsence,
     pub(super) disturbances: Disturbances,
@@ -74,6 +78,7 @@ impl Reader {
             shards.push(Shard {
                 replays: AtomicUsize::new(0),
                 slots: ReadSlots::new(READS_PER_SHARD, tasks.clone(), budget.clone()),
+                leader_slots: ReadSlots::new(LEADER_READS_PER_SHARD, tasks.clone(), budget.clone()),
                 disturbances: disturbances(&log, &stream, tasks).await?,
                 scan: SharedScan::new(log.clone(), stream, tasks.clone(), budget.clone()),
                 segments_absence: SegmentsAbsence::default(),
@@ -97,7 +102,9 @@ impl Reader {
 
     /// How many reads of replays wait for others to end.
     pub fn waiting_replays(&self) -> usize {
-        let of_shards = self.shards.iter().map(|shard| shard.slots.waiting.count());
+        let slots =
+            |shard: &Shard| shard.slots.waiting.count() + shard.leader_slots.waiting.count();
+        let of_shards = self.shards.iter().map(slots);
         of_shards.sum::<usize>() + self.segment_slots.waiting.count()
     }
 

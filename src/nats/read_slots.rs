@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::mailbox::{NoMail, mailbox};
 use crate::budget::Budget;
 use crate::metrics::WaitCount;
-use crate::runtime::Tasks;
+use crate::runtime::{NoMail, Tasks, mailbox};
 use crate::source::Unavailable;
 
 /// Permission to read.

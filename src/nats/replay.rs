@@ -10,11 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use tracing::debug;
 
-use super::mailbox::{Mailbox, NoMail};
-use super::quorum::StreamId;
 use super::read::Reader;
 use super::replay_counts::ReplaySource;
 use super::scan::{ScanBatch, ScanRequest};
+use crate::runtime::{Mailbox, NoMail};
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
 use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
 
@@ -113,12 +112,7 @@ impl Reader {
         if span.replica == Replica::Leader {
             // The first event comes from the leader itself: a replica that is behind would return
             // nothing, as if the leader had nothing.
-            let shard = StreamId::Shard(job.shard(self.log.shards));
-            let next = self
-                .log
-                .proven(shard, || self.leader_next(job, chain, span.from))
-                .await?;
-            let Some(next) = next else {
+            let Some(next) = self.leader_next(job, chain, span.from).await? else {
                 return Ok(starts_at(chain, ReplayPhase::Over));
             };
             let stream_seq = next.stream_seq + 1;

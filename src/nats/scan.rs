@@ -18,14 +18,13 @@ use tracing::{debug, warn};
 use super::error::unavailable;
 use super::info;
 use super::log::Log;
-use super::mailbox::{Mailbox, mailbox};
 use super::message::confirmed;
 use crate::budget::Budget;
 use crate::config::{
     DECODE_BYTES, SCAN_BLOCKED, SCAN_FLUSH, SCAN_FROM, SCAN_GATHER, SCAN_GATHER_MAX, SCAN_LOOKS,
     SCAN_PULL, SCAN_PULL_BYTES, SCAN_STALL, SCAN_YIELDS,
 };
-use crate::runtime::Tasks;
+use crate::runtime::{Mailbox, Tasks, mailbox};
 use crate::source::Unavailable;
 use crate::wire::StreamSeq;
 pub(super) use pass::{ScanBatch, ScanRequest};
@@ -351,7 +350,7 @@ impl SharedScan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::mailbox::NoMail;
+    use crate::runtime::NoMail;
     use futures_util::FutureExt as _;
     use std::future::poll_fn;
     use std::panic::{AssertUnwindSafe, resume_unwind};

@@ -320,7 +320,7 @@ impl StreamDeclaration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::limits::TICKET_TTL_MS;
+    use crate::wire::limits::{RESUBMIT_AFTER_S, TICKET_TTL_MS};
 
     #[test]
     fn the_declarations_have_the_names_that_the_code_uses() {
@@ -379,5 +379,15 @@ mod tests {
         let declared = tickets(&Names::new("tw".parse().unwrap()), &settings);
         let ttl = nanos(Duration::from_millis(TICKET_TTL_MS));
         assert_eq!(declared.config["max_age"], ttl);
+    }
+
+    #[test]
+    fn the_queue_refuses_the_id_of_a_removed_job_for_as_long_as_clients_are_told() {
+        let text = include_str!("../../nats/streams/jobs.json");
+        let declared: Value = serde_json::from_str(text).unwrap();
+        let window = declared["duplicate_window"]
+            .as_u64()
+            .map(Duration::from_nanos);
+        assert_eq!(window, Some(Duration::from_secs(RESUBMIT_AFTER_S)));
     }
 }

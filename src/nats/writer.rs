@@ -184,7 +184,7 @@ impl EventWriter {
                     self.fence = stream_seq;
                     Ok(Some(stream_seq))
                 }
-                Published::InFlight | Published::Duplicate => Ok(None),
+                Published::InFlight | Published::Duplicate(_) => Ok(None),
                 Published::WrongLast => {
                     self.log.note_fenced();
                     self.resolve(&payload).await

@@ -1,6 +1,7 @@
-//! Tasks, their timers and wake-ups, panics, threads, and the signals that end a process.
+//! Tasks, their timers, wake-ups and mailboxes, panics, threads, and the signals that end a process.
 
 mod lazy_timer;
+mod mailbox;
 mod own_waker;
 mod panics;
 mod signals;
@@ -12,6 +13,7 @@ mod wake_queue;
 mod work;
 
 pub(crate) use lazy_timer::LazyTimer;
+pub(crate) use mailbox::{MailSender, Mailbox, NoMail, mailbox};
 pub(crate) use own_waker::with_own_waker;
 pub use panics::panics;
 pub(crate) use panics::report_panic;

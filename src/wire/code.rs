@@ -1,6 +1,6 @@
 //! The table of public codes: HTTP status, close code and advice for every error.
 
-use super::limits::RETRY_AFTER_S;
+use super::limits::{RESUBMIT_AFTER_S, RETRY_AFTER_S};
 
 /// The close code that means "try again later".
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -77,6 +77,8 @@ codes! {
         "The job does not exist, or all of its events have expired.";
     JobExists: "job_exists", 409, None, false,
         "The id belongs to another job. Use a new id.";
+    JobRemoved: "job_removed", 409, None, true,
+        "A job with this id or key was submitted a short time ago and is not stored any more. Use another one, or try again later.";
     JobEnded: "job_ended", 409, None, false,
         "The job has already ended.";
     JobNotEnded: "job_not_ended", 409, None, false,
@@ -145,7 +147,9 @@ impl Code {
 
     /// In how many seconds the same request may succeed; `None` if it will not.
     pub const fn retry_after_s(self) -> Option<u64> {
-        if self.info().retry {
+        if matches!(self, Self::JobRemoved) {
+            Some(RESUBMIT_AFTER_S)
+        } else if self.info().retry {
             Some(RETRY_AFTER_S)
         } else {
             None
@@ -202,6 +206,19 @@ mod tests {
                     "the table and may_reconnect differ on {close}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn only_a_code_whose_request_may_succeed_later_says_when() {
+        for code in Code::ALL.iter().copied() {
+            let seconds = if code == Code::JobRemoved {
+                RESUBMIT_AFTER_S
+            } else {
+                RETRY_AFTER_S
+            };
+            let after = code.info().retry.then_some(seconds);
+            assert_eq!(code.retry_after_s(), after, "{}", code.as_str());
         }
     }
 

@@ -41,6 +41,9 @@ pub const AUTH_WAIT_MS: u64 = 10_000;
 /// After how many seconds a client that was refused for now should try again: a limit is free again
 /// whenever a connection, a request or a job ends, rates are per second, and an election takes seconds.
 pub const RETRY_AFTER_S: u64 = 1;
+/// After how many seconds at most the id of a removed job can be used again: the queue remembers for
+/// this long which ids were submitted (`duplicate_window` in `nats/streams/jobs.json`).
+pub const RESUBMIT_AFTER_S: u64 = 120;
 /// How long before its token expires a connection is told, in milliseconds: enough for a client to
 /// fetch a new token, even if its first attempt fails.
 pub const EXPIRY_NOTICE_MS: u64 = 30_000;

@@ -48,6 +48,12 @@ pub(super) async fn request(
             }
             match submitted {
                 SubmitOutcome::New | SubmitOutcome::Same => return Ok(()),
+                // The broker accepts the id again within minutes.
+                SubmitOutcome::Removed => {
+                    return Err(Unavailable(
+                        "a callback with the same id was removed".into(),
+                    ));
+                }
                 SubmitOutcome::TooLarge { .. } => "the broker does not accept messages that large",
                 SubmitOutcome::Full => "the queue is full",
                 SubmitOutcome::Other => "the callback's id names another job",

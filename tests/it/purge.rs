@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tailwater::backend::demo::Demo;
 use tailwater::config::PURGE_AGAIN;
 use tailwater::nats::{AppendError, Claim, Nats, Role};
+use tailwater::wire::limits::RESUBMIT_AFTER_S;
 use tailwater::wire::{Body, Channel, JobId, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::support::backends::TwoWords;
 use crate::support::broker::Broker;
 use crate::support::client::follow;
-use crate::support::http::{get_json, http, refused};
+use crate::support::http::{exchange, get_json, header, http, post, refused};
 use crate::support::link::{Flow, Link};
 use crate::support::process::run;
 use crate::support::scenarios::on_one_and_three;
@@ -22,6 +23,7 @@ use crate::support::{assert_within, eventually, until, within};
 
 on_one_and_three!(
     a_purged_job_is_gone_from_every_edge,
+    the_id_of_a_purged_job_is_refused_with_the_time_at_which_it_is_free,
     a_delivered_job_is_in_the_queue_until_it_is_removed,
 );
 
@@ -112,6 +114,36 @@ async fn a_purged_job_is_gone_from_every_edge(broker: &Broker) {
         "job_not_found",
     )
     .await;
+    system.end().await;
+}
+
+async fn the_id_of_a_purged_job_is_refused_with_the_time_at_which_it_is_free(broker: &Broker) {
+    let system = System::on(broker).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let body = json!({"kind": "demo", "id": "again", "input": words(3, 0, 1)});
+    assert_eq!(post(&edge, &body).await.0, 202);
+    let job = "again".parse().unwrap();
+    system.ended(&job).await;
+    system.leaves_queue(&job).await;
+    assert_eq!(post(&edge, &body).await.0, 200);
+    assert_eq!(delete(&edge, "again").await, 204);
+    // With any content.
+    let other = json!({"kind": "demo", "id": "again", "input": "other"});
+    for body in [&body, &other] {
+        let headers = "Content-Type: application/json\r\n";
+        let text = body.to_string();
+        let path = "/api/jobs";
+        let (head, body) = exchange(&edge.addr, "POST", path, headers, text.as_bytes()).await;
+        assert!(head.starts_with("HTTP/1.1 409 "), "{head}");
+        let after = header(&head, "retry-after").map(str::parse::<u64>);
+        assert_eq!(after, Some(Ok(RESUBMIT_AFTER_S)), "{head}");
+        assert!(body.contains(r#""code":"job_removed""#), "{body}");
+    }
+    assert_eq!(stored(&system, &job).await, [0; 3]);
+    let ran = system.run("submit --kind demo --id again").await;
+    let says_when = "a job with the id again was removed";
+    assert!(ran.code != 0 && ran.err.contains(says_when), "{}", ran.err);
     system.end().await;
 }
 

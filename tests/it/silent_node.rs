@@ -1,7 +1,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tailwater::config::{LEADER_READS_PER_SHARD, REQUEST_WAIT};
+use tailwater::nats::{Log, Nats, Reader};
+use tailwater::runtime::Tasks;
+use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
+use tailwater::wire::Seq;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow_through;
@@ -124,6 +130,68 @@ async fn readiness_follows_a_node_that_hangs() {
     Box::pin(within("the job", follow_through(&edge.addr, &mut seen))).await;
     seen.assert_text(text(&input));
     system.options.url = broker.url().into();
+    system.end().await;
+}
+
+/// All of them need the same proof that the leader has a quorum.
+#[tokio::test]
+async fn reads_that_wait_for_a_silent_leader_fail_together() {
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let job = system.submit("silent", words(1, 0, 1)).await;
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    let nats = within("a connection", Nats::connect(&far.options)).await;
+    let nats = nats.unwrap();
+    let log = Log::open(&nats).await.unwrap();
+    link.set(Flow::Silent);
+    let begun = Instant::now();
+    let reads = within("reads", join_all((0..20).map(|_| log.last(&job)))).await;
+    assert!(reads.iter().all(Result::is_err));
+    assert_within(begun, REQUEST_WAIT * 3);
+    link.set(Flow::Open);
+    nats.close().await;
+    system.end().await;
+}
+
+#[tokio::test]
+async fn few_replays_at_a_time_wait_for_a_leader() {
+    const REPLAYS: usize = 50;
+    let broker = Broker::shared_one();
+    let system = System::on(broker).await;
+    let job = system.submit("silent", words(1, 0, 1)).await;
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    let nats = within("a connection", Nats::connect(&far.options)).await;
+    let nats = nats.unwrap();
+    let tasks = Tasks::new(CancellationToken::new());
+    let log = Log::open(&nats).await.unwrap();
+    let reader = Reader::open(log, &tasks).await.unwrap();
+    link.set(Flow::Silent);
+    let span = Span {
+        from: Seq::FIRST,
+        stream_seq: None,
+        until: None,
+        replica: Replica::Leader,
+    };
+    let mut replays: Vec<_> = (0..REPLAYS).map(|_| reader.replay(&job, span)).collect();
+    let reads = join_all(replays.iter_mut().map(|replay| replay.next()));
+    let waiting = until("replays that wait", async || {
+        reader.waiting_replays() == REPLAYS - LEADER_READS_PER_SHARD
+    });
+    tokio::select! {
+        _ = reads => panic!("the leader does not answer"),
+        () = waiting => {}
+    }
+    // Once it answers, all are served.
+    link.set(Flow::Open);
+    let events = eventually("an event", async || {
+        let events = reader.replay(&job, span).next().await;
+        events.and_then(Result::ok)
+    });
+    assert_eq!(events.await.len(), 1);
+    tasks.end(Duration::ZERO).await;
+    nats.close().await;
     system.end().await;
 }
 

@@ -10,7 +10,7 @@ use crate::support::http::{exchange, get, refused, stats};
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{assert_fields, eventually, within};
+use crate::support::{assert_fields, eventually, until, within};
 
 #[tokio::test]
 async fn attachments_and_unknown_namespaces_are_refused() {
@@ -88,6 +88,42 @@ async fn a_failed_upgrade_keeps_the_polling_session() {
     );
     let found = stats(&edge.addr, "/api/socketio/stats").await;
     assert_eq!(found["connected"], 1);
+    system.end().await;
+}
+
+/// Both events together are too large for one response to a poll.
+#[tokio::test]
+async fn an_event_that_had_no_room_in_the_last_poll_is_sent_after_an_upgrade() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let kind = "demo".parse().unwrap();
+    let submission = Submission::new(kind, json!("x".repeat(4000)));
+    let job = system.submit_with("large", submission).await;
+    let large = Body::Chunk {
+        text: "x".repeat(1_046_000),
+        channel: Channel::Output,
+    };
+    let mut writer = system.writer(&job, 1).await;
+    writer.append(large).await.unwrap();
+    let path = join_by_polling(&edge.addr).await;
+    let watch = br#"42["watch",{"job":"large"}]"#;
+    let (head, _) = exchange(&edge.addr, "POST", &path, "", watch).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    // The next one was then asked for, too.
+    until("the first event to be queued", async || {
+        let found = stats(&edge.addr, "/api/stats").await;
+        found["events_delivered"].as_u64() >= Some(1)
+    })
+    .await;
+    let (_, polled) = get(&edge.addr, &path, "").await;
+    assert!(polled.contains("job:queued:v1"), "{polled}");
+    assert!(!polled.contains("model:chunk:v1"));
+    let mut raw = Raw::upgrade(&edge.addr, &path).await;
+    let (name, event) = raw.event().await;
+    assert_eq!(
+        (name.as_str(), &event["seq"]),
+        ("model:chunk:v1", &json!(2))
+    );
     system.end().await;
 }
 

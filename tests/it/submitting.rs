@@ -195,6 +195,33 @@ async fn a_half_finished_submit_can_be_repeated(broker: &Broker) {
 }
 
 #[tokio::test]
+async fn an_id_is_refused_as_removed_only_once_the_queue_does_not_hold_its_submission() {
+    let system = System::on(Broker::shared_one()).await;
+    // Registers the kind and then does not serve it.
+    system.demo().await.cancel();
+    let edge = system.edge().await;
+    let names = system.names();
+    let job: JobId = "held".parse().unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "held");
+    let subject = names.queued(&"demo".parse().unwrap(), &job);
+    let context = system.jetstream().await;
+    // No look-up finds the job.
+    context
+        .publish_with_headers(subject, headers, "undecodable".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let body = json!({"kind": "demo", "id": "held"});
+    post_refused(&edge, &body, 503, "unavailable").await;
+    let queued = names.queued_of_any_kind(&job);
+    system.remove(&names.jobs_stream(), &queued).await;
+    post_refused(&edge, &body, 409, "job_removed").await;
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_submission_without_an_id_that_fails_can_be_repeated_with_the_id_in_the_error() {
     let broker = Broker::one();
     let system = System::on(&broker).await;

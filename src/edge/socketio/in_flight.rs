@@ -28,6 +28,11 @@ impl InFlight {
         self.sizes.len() < packets && self.bytes < FLIGHT_BYTES
     }
 
+    /// The size of the largest packet; 0 if nothing is in flight.
+    pub(super) fn largest(&self) -> usize {
+        self.sizes.iter().copied().max().unwrap_or_default()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.sizes.is_empty()
     }

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::event::{FrameEvent, name_of};
 use super::in_flight::InFlight;
 use super::write_buffer::WriteBuffer;
-use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, REPLIES_MAX};
+use crate::config::{FLIGHT_PACKETS, FLIGHT_PACKETS_POLLING, POLL_ALONE, REPLIES_MAX};
 use crate::edge::access::TokenEvent;
 use crate::edge::traffic::Traffic;
 use crate::edge::turn::Turn;
@@ -162,18 +162,27 @@ impl Outbox {
         is_over
     }
 
+    /// Counts the library's write buffer for what is in flight to a WebSocket: some of it may have been
+    /// queued for polls, before the client upgraded.
+    fn hold_in_flight(&mut self, transport: TransportType) {
+        if transport == TransportType::Websocket {
+            self.buffer.hold(self.in_flight.largest());
+        }
+    }
+
     /// Queues what there is room for, up to the end of the client's turn.
     pub(super) fn send(
         &mut self,
         socket: &SocketRef,
         traffic: &Traffic,
     ) -> Result<(), SocketBroken> {
+        let transport = socket.transport_type();
+        self.hold_in_flight(transport);
         if self.in_flight.advance(traffic.sent()) || self.in_flight.is_empty() {
             self.last_progress = Instant::now();
             self.is_released = false;
         }
         self.is_full = false;
-        let transport = socket.transport_type();
         let packets_max = match transport {
             TransportType::Polling => FLIGHT_PACKETS_POLLING,
             TransportType::Websocket => FLIGHT_PACKETS,
@@ -184,10 +193,15 @@ impl Outbox {
             } else {
                 &mut self.replies
             };
+            let Some(size) = queue.front().map(|packet| packet.size(transport)) else {
+                break;
+            };
+            if must_wait(size, transport, &self.in_flight) {
+                break;
+            }
             let Some(packet) = queue.pop_front() else {
                 break;
             };
-            let size = packet.size(transport);
             let position = packet.position();
             match packet.emit(socket)? {
                 Emitted::Queued => {
@@ -209,6 +223,11 @@ impl Outbox {
         }
         Ok(())
     }
+}
+
+/// Whether a packet of this size must wait until nothing else is in flight.
+fn must_wait(size: usize, transport: TransportType, in_flight: &InFlight) -> bool {
+    transport == TransportType::Polling && size > POLL_ALONE && !in_flight.is_empty()
 }
 
 enum Emitted {
@@ -292,4 +311,41 @@ fn raw(json: &[u8]) -> Result<&RawValue, SocketBroken> {
         debug!(%error, "an event is not JSON");
         SocketBroken
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::config::WRITE_BUFFER_FREE;
+
+    #[tokio::test]
+    async fn a_packet_that_was_queued_for_a_poll_counts_in_the_buffer_after_an_upgrade() {
+        let budget = Budget::new(10 * WRITE_BUFFER_FREE);
+        let mut outbox = Outbox::new(WriteBuffer::new(&budget));
+        outbox.in_flight.add(WRITE_BUFFER_FREE);
+        outbox.in_flight.add(1);
+        outbox.hold_in_flight(TransportType::Polling);
+        assert_eq!(budget.used(), 0);
+        outbox.hold_in_flight(TransportType::Websocket);
+        assert_eq!(budget.used(), 2 * WRITE_BUFFER_FREE);
+        // Until the connection ends.
+        outbox.in_flight.advance(u64::MAX);
+        outbox.hold_in_flight(TransportType::Websocket);
+        assert_eq!(budget.used(), 2 * WRITE_BUFFER_FREE);
+    }
+
+    #[test]
+    fn a_packet_that_would_exceed_the_response_to_a_poll_waits_until_it_is_alone() {
+        let mut in_flight = InFlight::default();
+        assert!(!must_wait(usize::MAX, TransportType::Polling, &in_flight));
+        in_flight.add(1);
+        assert!(must_wait(
+            POLL_ALONE + 1,
+            TransportType::Polling,
+            &in_flight
+        ));
+        assert!(!must_wait(POLL_ALONE, TransportType::Polling, &in_flight));
+        assert!(!must_wait(usize::MAX, TransportType::Websocket, &in_flight));
+    }
 }

@@ -1,16 +1,14 @@
 //! One watch of a client: opens its session, reads it, and waits for room for large events.
 
 use std::num::NonZeroU64;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Sleep, sleep};
 
 use crate::budget::{Budget, LimitReached, Reservation};
-use crate::config::FULL_PAUSE;
 use crate::edge::counters::RoomMember;
+use crate::runtime::Tasks;
 use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{JobId, Status, Stored};
@@ -35,8 +33,8 @@ enum WatchState<S: EventSource, R> {
     /// The session is being opened.
     Opening(Opening<S>, R),
     Open(Session<S>),
-    /// The next events need this many bytes.
-    Full(Session<S>, usize, Pin<Box<Sleep>>),
+    /// Waits for room for the next events.
+    Full(Session<S>, BoxFuture<'static, Reservation>),
     /// The job cannot be watched.
     Over,
 }
@@ -94,7 +92,7 @@ impl<S: EventSource, R> Watch<S, R> {
     }
 
     /// What happens next.
-    pub(super) fn poll_next(&mut self, budget: &Budget, cx: &mut Context<'_>) -> Poll<Progress<R>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Progress<R>> {
         loop {
             match &mut self.state {
                 WatchState::Open(session) => {
@@ -106,12 +104,9 @@ impl<S: EventSource, R> Watch<S, R> {
                     let opened = ready!(opening.as_mut().poll(cx));
                     return Poll::Ready(self.opened(opened));
                 }
-                WatchState::Full(_, bytes, retry) => {
-                    ready!(retry.as_mut().poll(cx));
-                    match budget.reserve(*bytes) {
-                        Ok(room) => self.found_room(room),
-                        Err(LimitReached) => *retry = Box::pin(sleep(FULL_PAUSE)),
-                    }
+                WatchState::Full(_, waiting) => {
+                    let room = ready!(waiting.as_mut().poll(cx));
+                    self.found_room(room);
                 }
                 WatchState::Over => return Poll::Pending,
             }
@@ -146,24 +141,27 @@ impl<S: EventSource, R> Watch<S, R> {
     /// Room for events that need this many bytes.
     ///
     /// # Errors
-    /// When there is none. The session then goes back to where it stood `before` them, and reads
-    /// them again once there is.
+    /// When there is none, or others wait for it. The session then goes back to where it stood `before`
+    /// them, and reads them again once there is, and those that came earlier have theirs. One of
+    /// `tasks` waits for that.
     pub(super) fn room_for(
         &mut self,
         bytes: usize,
         budget: &Budget,
+        tasks: &Tasks,
         before: Position,
     ) -> Result<Option<Reservation>, LimitReached> {
         let room = self.room.take().filter(|room| room.bytes() >= bytes);
         if bytes == 0 || room.is_some() {
             return Ok(room.filter(|_| bytes > 0));
         }
-        let reserved = budget.reserve(bytes);
+        let reserved = budget.reserve_if_first(bytes);
         if reserved.is_err() {
             let state = std::mem::replace(&mut self.state, WatchState::Over);
             if let WatchState::Open(mut session) = state {
                 session.rewind(before);
-                self.state = WatchState::Full(session, bytes, Box::pin(sleep(FULL_PAUSE)));
+                let room = budget.clone().reserve_by_task(bytes, tasks.clone());
+                self.state = WatchState::Full(session, Box::pin(room));
             }
         }
         reserved.map(Some)

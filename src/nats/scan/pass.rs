@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, LimitReached, Reservation};
 use crate::config::{SCAN_BATCH, SCAN_TICKS, STEP_BYTES};
-use crate::nats::mailbox::MailSender;
+use crate::runtime::MailSender;
 use crate::wire::{JobId, Seq, Stored, StreamSeq};
 
 /// What a reader requests from a scan.
@@ -365,7 +365,7 @@ impl ScanReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::mailbox::{Mailbox, NoMail, mailbox};
+    use crate::runtime::{Mailbox, NoMail, mailbox};
     use futures_util::FutureExt as _;
 
     fn reader(stream_seq: StreamSeq) -> (ScanReader, Mailbox<ScanBatch>) {

@@ -40,6 +40,18 @@ impl Raw {
         raw
     }
 
+    /// Upgrades a session that polls, whose path this is, to a WebSocket.
+    pub async fn upgrade(addr: &str, path: &str) -> Self {
+        let path = path.replace("transport=polling", "transport=websocket");
+        let url = format!("ws://{addr}{path}");
+        let (socket, _) = within("a connection", connect_async(url)).await.unwrap();
+        let mut raw = Self(socket);
+        raw.send("2probe").await;
+        assert_eq!(raw.next().await.as_deref(), Some("3probe"));
+        raw.send("5").await;
+        raw
+    }
+
     pub async fn send(&mut self, text: &str) -> bool {
         within("a send", self.0.send(Message::text(text)))
             .await

@@ -1,6 +1,6 @@
-//! Hands what was read from the log to its reader. A reader need not take it: its client may accept
-//! nothing. What is not taken for [`READ_TAKE_WAIT`] is dropped, and read again when the reader
-//! asks for it.
+//! Hands what a task has got for a client to the client's reader: a part of the log, or room in the
+//! memory budget. A reader need not take it: its client may accept nothing. What is not taken for
+//! [`READ_TAKE_WAIT`] is dropped, and the reader must ask for it again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use crate::config::READ_TAKE_WAIT;
 
-/// A mailbox for one reader: the side that reads the log, and the reader's side.
-pub(super) fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
+/// A mailbox for one reader: the task's side, and the reader's side.
+pub(crate) fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
     let shared = Arc::new(Shared {
         state: Mutex::new(MailState {
             mail: Mail::Empty,
@@ -25,20 +25,20 @@ pub(super) fn mailbox<T>() -> (MailSender<T>, Mailbox<T>) {
 
 /// Why a mailbox stays empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoMail {
+pub(crate) enum NoMail {
     /// It was dropped: the reader did not take it in time, or there was no room for it.
     Expired,
     /// Nothing follows.
     Closed,
 }
 
-/// The side that reads the log. Dropping it closes the mailbox.
+/// The task's side. Dropping it closes the mailbox.
 #[derive(Debug)]
-pub(super) struct MailSender<T>(Arc<Shared<T>>);
+pub(crate) struct MailSender<T>(Arc<Shared<T>>);
 
 /// The reader's side.
 #[derive(Debug)]
-pub(super) struct Mailbox<T>(Arc<Shared<T>>);
+pub(crate) struct Mailbox<T>(Arc<Shared<T>>);
 
 #[derive(Debug)]
 struct Shared<T> {
@@ -72,12 +72,12 @@ impl<T> Shared<T> {
 
 impl<T> MailSender<T> {
     /// Whether the reader is gone.
-    pub(super) fn is_unread(&self) -> bool {
+    pub(crate) fn is_unread(&self) -> bool {
         !self.0.lock().is_read
     }
 
     /// Returns once the reader is gone.
-    pub(super) async fn unread(&self) {
+    pub(crate) async fn unread(&self) {
         while !self.is_unread() {
             self.0.taken.notified().await;
         }
@@ -85,7 +85,7 @@ impl<T> MailSender<T> {
 
     /// Delivers mail, or joins it with mail that waits. Returns it if `join` refuses that, or if
     /// the reader is gone.
-    pub(super) fn deliver(
+    pub(crate) fn deliver(
         &self,
         mail: T,
         join: impl FnOnce(&mut T, T) -> Result<(), T>,
@@ -104,7 +104,7 @@ impl<T> MailSender<T> {
     }
 
     /// There is no room for the next mail. A reader that has none waiting learns that it was dropped.
-    pub(super) fn expire(&self) {
+    pub(crate) fn expire(&self) {
         let mut state = self.0.lock();
         if matches!(state.mail, Mail::Empty) {
             state.mail = Mail::Expired;
@@ -114,12 +114,12 @@ impl<T> MailSender<T> {
     }
 
     /// Whether mail waits to be taken.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.0.lock().mail, Mail::Waiting(_))
     }
 
     /// Waits until the mail is taken, or drops it.
-    pub(super) async fn until_taken(self) {
+    pub(crate) async fn until_taken(self) {
         let taken = async {
             while self.is_waiting() {
                 self.0.taken.notified().await;
@@ -149,7 +149,7 @@ impl<T> Drop for MailSender<T> {
 
 impl<T> Mailbox<T> {
     /// Takes the next mail. Cancel safe.
-    pub(super) async fn take(&mut self) -> Result<T, NoMail> {
+    pub(crate) async fn take(&mut self) -> Result<T, NoMail> {
         loop {
             if let Some(taken) = self.try_take() {
                 return taken;
