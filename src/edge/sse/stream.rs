@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -15,6 +14,7 @@ use tracing::debug;
 use super::translator::{Translation, Translator};
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
 use crate::edge::access::{Access, TokenEvent};
+use crate::edge::alarm::AlarmTime;
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::{Broken, Link};
 use crate::edge::output::EventFraming;
@@ -59,7 +59,7 @@ pub(super) struct EventStream<S: EventSource, T> {
     /// One watch.
     watches: Watches<S, ()>,
     slot: DrainSlot,
-    comment_at: Duration,
+    comment_at: AlarmTime,
     /// What happens to the client's token.
     token_events: BoxStream<'static, TokenEvent>,
     /// Present if the client speaks another protocol.
@@ -320,6 +320,7 @@ mod tests {
     use futures_util::future::join_all;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, sleep};
     use tokio_util::sync::CancellationToken;
