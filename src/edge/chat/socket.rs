@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -15,7 +14,7 @@ use tracing::debug;
 use super::messages::ChatSubmission;
 use super::request::TurnRequest;
 use super::streams::{ChatOpening, ChatRequests, FollowedJob, problem_frame};
-use crate::edge::access::{Access, TokenEvent};
+use crate::edge::access::{Access, TokenEvent, TokenEvents};
 use crate::edge::app::App;
 use crate::edge::error::Problem;
 use crate::edge::memory::{SplitReservation, weight};
@@ -34,7 +33,7 @@ pub(in crate::edge) struct ChatSocket<T> {
     access: Access,
     from: IpAddr,
     socket: TimedSocket<T>,
-    token_events: BoxStream<'static, TokenEvent>,
+    token_events: TokenEvents,
     requests: ChatRequests<Reader>,
 }
 

@@ -6,14 +6,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::translator::{Translation, Translator};
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
-use crate::edge::access::{Access, TokenEvent};
+use crate::edge::access::{Access, TokenEvent, TokenEvents};
 use crate::edge::alarm::AlarmTime;
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::{Broken, Link};
@@ -61,7 +60,7 @@ pub(super) struct EventStream<S: EventSource, T> {
     slot: DrainSlot,
     comment_at: AlarmTime,
     /// What happens to the client's token.
-    token_events: BoxStream<'static, TokenEvent>,
+    token_events: TokenEvents,
     /// Present if the client speaks another protocol.
     translator: Option<Box<Translator>>,
 }
