@@ -90,6 +90,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }
     }
 
+    /// See [`reservation_for`].
+    pub(super) fn reservation_for(&self, frame: &ClientFrame) -> Result<SplitReservation, Refusal> {
+        reservation_for(&self.app, frame)
+    }
+
     /// Handles a frame; `reservation` comes from [`reservation_for`]. Returns an immediate answer;
     /// [`Self::next`] returns a later one. A client that must disconnect gets none.
     pub(super) fn handle(
