@@ -1,68 +1,88 @@
 //! A list that rarely has more than one item. Pure.
 
 use std::collections::VecDeque;
+use std::mem::replace;
 use std::ops::{Index, IndexMut};
 
 /// A list that holds its first item itself: with one item at a time it allocates nothing.
 #[derive(Debug)]
-pub struct ShortList<T> {
-    first: Option<T>,
-    /// `None` unless there are several items. Boxed, because an idle client has two lists without
-    /// them.
-    rest: Option<Box<Rest<T>>>,
+pub struct ShortList<T>(ListItems<T>);
+
+/// Also small, because an idle client has two such lists.
+#[derive(Debug)]
+enum ListItems<T> {
+    Empty,
+    One(T),
+    Several(Box<SeveralItems<T>>),
 }
 
-/// The items after the first.
+/// Two items or more.
 #[derive(Debug)]
-struct Rest<T> {
+struct SeveralItems<T> {
     items: VecDeque<T>,
 }
 
 impl<T> ShortList<T> {
     /// How many items it has.
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.items.len())
+        match &self.0 {
+            ListItems::Empty => 0,
+            ListItems::One(_) => 1,
+            ListItems::Several(several) => several.items.len(),
+        }
     }
 
     /// Whether it has no items.
     pub const fn is_empty(&self) -> bool {
-        self.first.is_none()
+        matches!(self.0, ListItems::Empty)
     }
 
     /// The first item.
-    pub const fn front(&self) -> Option<&T> {
-        self.first.as_ref()
+    pub fn front(&self) -> Option<&T> {
+        self.0.get(0)
     }
 
     /// The last item.
     pub fn back_mut(&mut self) -> Option<&mut T> {
-        match &mut self.rest {
-            Some(rest) => rest.items.back_mut(),
-            None => self.first.as_mut(),
+        match &mut self.0 {
+            ListItems::Empty => None,
+            ListItems::One(item) => Some(item),
+            ListItems::Several(several) => several.items.back_mut(),
         }
     }
 
     /// All items, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.first
-            .iter()
-            .chain(self.rest.iter().flat_map(|rest| &rest.items))
+        let (one, several) = match &self.0 {
+            ListItems::Empty => (None, None),
+            ListItems::One(item) => (Some(item), None),
+            ListItems::Several(several) => (None, Some(&several.items)),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
     }
 
     /// Adds an item before all others.
     pub fn push_front(&mut self, item: T) {
-        if let Some(second) = self.first.replace(item) {
-            self.rest_mut().push_front(second);
-        }
+        self.0 = match self.0.take() {
+            ListItems::Empty => ListItems::One(item),
+            others @ (ListItems::One(_) | ListItems::Several(_)) => {
+                let mut several = others.with_room(1);
+                several.items.push_front(item);
+                ListItems::Several(several)
+            }
+        };
     }
 
     /// Adds an item after all others.
     pub fn push_back(&mut self, item: T) {
-        if self.first.is_none() {
-            self.first = Some(item);
-        } else {
-            self.rest_mut().push_back(item);
-        }
+        self.0 = match self.0.take() {
+            ListItems::Empty => ListItems::One(item),
+            others @ (ListItems::One(_) | ListItems::Several(_)) => {
+                let mut several = others.with_room(1);
+                several.items.push_back(item);
+                ListItems::Several(several)
+            }
+        };
     }
 
     /// Removes and returns the first item.
@@ -73,55 +93,83 @@ impl<T> ShortList<T> {
     /// Removes and returns the item at this index, if there is one. A list with one item left holds
     /// no more memory.
     pub fn remove(&mut self, index: usize) -> Option<T> {
-        let removed = match index.checked_sub(1) {
-            Some(index) => self.rest.as_mut()?.items.remove(index),
-            None => {
-                let second = self.rest.as_mut().and_then(|rest| rest.items.pop_front());
-                std::mem::replace(&mut self.first, second)
+        match self.0.take() {
+            ListItems::One(item) if index == 0 => Some(item),
+            ListItems::Several(mut several) => {
+                let removed = several.items.remove(index);
+                self.0 = ListItems::of(several);
+                removed
             }
-        };
-        self.drop_empty_rest();
-        removed
+            unchanged @ (ListItems::Empty | ListItems::One(_)) => {
+                self.0 = unchanged;
+                None
+            }
+        }
     }
 
     /// Removes the items that are not to be kept, and the memory that is not needed then.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        let keeps_first = self.first.as_ref().is_some_and(&mut keep);
-        if let Some(rest) = &mut self.rest {
-            rest.items.retain(keep);
+        self.0 = match self.0.take() {
+            ListItems::One(item) if keep(&item) => ListItems::One(item),
+            ListItems::Empty | ListItems::One(_) => ListItems::Empty,
+            ListItems::Several(mut several) => {
+                several.items.retain(keep);
+                several.items.shrink_to_fit();
+                ListItems::of(several)
+            }
+        };
+    }
+}
+
+impl<T> ListItems<T> {
+    /// What is left of several items.
+    fn of(mut several: Box<SeveralItems<T>>) -> Self {
+        if several.items.len() > 1 {
+            return Self::Several(several);
         }
-        if !keeps_first {
-            self.first = self.rest.as_mut().and_then(|rest| rest.items.pop_front());
-        }
-        if let Some(rest) = &mut self.rest {
-            rest.items.shrink_to_fit();
-        }
-        self.drop_empty_rest();
+        several.items.pop_front().map_or(Self::Empty, Self::One)
     }
 
-    /// The items after the first, to which one is added.
-    fn rest_mut(&mut self) -> &mut VecDeque<T> {
-        let rest = self.rest.get_or_insert_with(|| {
-            Box::new(Rest {
-                items: VecDeque::new(),
-            })
-        });
-        &mut rest.items
+    /// All items, which are replaced by none.
+    fn take(&mut self) -> Self {
+        replace(self, Self::Empty)
     }
 
-    fn drop_empty_rest(&mut self) {
-        if self.rest.as_ref().is_some_and(|rest| rest.items.is_empty()) {
-            self.rest = None;
+    /// The same items, with room for this many more.
+    fn with_room(self, more: usize) -> Box<SeveralItems<T>> {
+        let first = match self {
+            Self::Several(mut several) => {
+                several.items.reserve(more);
+                return several;
+            }
+            Self::One(item) => Some(item),
+            Self::Empty => None,
+        };
+        let mut items = VecDeque::with_capacity(1 + more);
+        items.extend(first);
+        Box::new(SeveralItems { items })
+    }
+
+    fn get(&self, index: usize) -> Option<&T> {
+        match self {
+            Self::Empty => None,
+            Self::One(item) => (index == 0).then_some(item),
+            Self::Several(several) => several.items.get(index),
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        match self {
+            Self::Empty => None,
+            Self::One(item) => (index == 0).then_some(item),
+            Self::Several(several) => several.items.get_mut(index),
         }
     }
 }
 
 impl<T> Default for ShortList<T> {
     fn default() -> Self {
-        Self {
-            first: None,
-            rest: None,
-        }
+        Self(ListItems::Empty)
     }
 }
 
@@ -129,20 +177,18 @@ impl<T> Index<usize> for ShortList<T> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
-        match (&self.first, &self.rest, index.checked_sub(1)) {
-            (Some(first), _, None) => first,
-            (_, Some(rest), Some(index)) => &rest.items[index],
-            _ => panic!("a list without an item {index}"),
+        match self.0.get(index) {
+            Some(item) => item,
+            None => panic!("a list without an item {index}"),
         }
     }
 }
 
 impl<T> IndexMut<usize> for ShortList<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        match (&mut self.first, &mut self.rest, index.checked_sub(1)) {
-            (Some(first), _, None) => first,
-            (_, Some(rest), Some(index)) => &mut rest.items[index],
-            _ => panic!("a list without an item {index}"),
+        match self.0.get_mut(index) {
+            Some(item) => item,
+            None => panic!("a list without an item {index}"),
         }
     }
 }
@@ -150,14 +196,16 @@ impl<T> IndexMut<usize> for ShortList<T> {
 impl<T> Extend<T> for ShortList<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
         let mut items = items.into_iter().fuse();
-        if self.first.is_none() {
-            self.first = items.next();
+        if self.is_empty()
+            && let Some(first) = items.next()
+        {
+            self.0 = ListItems::One(first);
         }
-        if let Some(second) = items.next() {
-            let rest = self.rest_mut();
-            rest.reserve(1 + items.size_hint().0);
-            rest.push_back(second);
-            rest.extend(items);
+        if let Some(next) = items.next() {
+            let mut several = self.0.take().with_room(1 + items.size_hint().0);
+            several.items.push_back(next);
+            several.items.extend(items);
+            self.0 = ListItems::Several(several);
         }
     }
 }
@@ -233,19 +281,29 @@ mod tests {
         }
     }
 
+    /// Whether it has allocated nothing.
+    fn is_small(list: &ShortList<i32>) -> bool {
+        matches!(list.0, ListItems::Empty | ListItems::One(_))
+    }
+
+    #[test]
+    fn a_list_takes_no_more_room_than_an_item_that_owns_memory() {
+        assert_eq!(size_of::<ShortList<Vec<u8>>>(), size_of::<Vec<u8>>());
+    }
+
     #[test]
     fn one_item_at_a_time_and_an_empty_list_hold_no_memory() {
         let mut list = ShortList::default();
         for _ in 0..3 {
             list.push_back(1);
-            assert_eq!((list.pop_front(), list.rest.is_none()), (Some(1), true));
+            assert_eq!((list.pop_front(), is_small(&list)), (Some(1), true));
         }
         list.extend(0..100);
         while list.pop_front().is_some() {}
-        assert!(list.rest.is_none());
+        assert!(is_small(&list));
         list.extend(0..100);
         list.retain(|item| *item == 7);
-        assert_eq!((list.len(), list.rest.is_none()), (1, true));
+        assert_eq!((list.len(), is_small(&list)), (1, true));
     }
 
     #[test]

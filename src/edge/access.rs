@@ -1,12 +1,14 @@
 //! What one client may do, while its token is valid. Every transport asks here; the decision itself
 //! is in `auth`.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use futures_util::stream::{self, BoxStream, SelectAll};
+use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +17,7 @@ use super::quota::{QuotaReached, SubjectConnection, SubjectUsage};
 use super::revoked::RevokedTokens;
 use crate::auth::{Grants, NamePattern, Operation, Subject, decide};
 use crate::config::EXPIRY_NOTICE;
+use crate::runtime::OwnWaker;
 use crate::wire::{Code, JobId};
 
 /// The access of one client. Cheap to clone.
@@ -144,9 +147,9 @@ impl Access {
     }
 
     /// Reports when the token is about to expire, and when it is not valid any more.
-    pub(super) fn events(&self) -> BoxStream<'static, TokenEvent> {
+    pub(super) fn events(&self) -> TokenEvents {
         let Some(access) = &self.0 else {
-            return stream::pending().boxed();
+            return TokenEvents(None);
         };
         let watch = TokenWatch {
             changes: access.revoked.changes(),
@@ -158,14 +161,39 @@ impl Access {
             let event = watch.next().await;
             Some((event, watch))
         });
-        polled_when_woken(events.boxed()).boxed()
+        TokenEvents::of(events)
     }
 }
 
-/// The same stream, polled only after it was woken. A connection asks for the events of its token
+/// What happens to the token of one connection. An edge that checks no tokens needs no memory for it.
+pub(super) struct TokenEvents(Option<Box<WokenEvents>>);
+
+/// Events that are polled only after they were woken. A connection asks for the events of its token
 /// whenever it is served, and to poll those locks what all connections share.
-fn polled_when_woken<S: Stream + Unpin>(events: S) -> SelectAll<S> {
-    stream::select_all([events])
+struct WokenEvents {
+    events: BoxStream<'static, TokenEvent>,
+    waker: Arc<OwnWaker>,
+}
+
+impl TokenEvents {
+    pub(super) fn of(events: impl Stream<Item = TokenEvent> + Send + 'static) -> Self {
+        Self(Some(Box::new(WokenEvents {
+            events: events.boxed(),
+            waker: OwnWaker::new(),
+        })))
+    }
+}
+
+impl Stream for TokenEvents {
+    type Item = TokenEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
+        let Some(woken) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let WokenEvents { events, waker } = &mut **woken;
+        waker.poll(cx, |cx| events.poll_next_unpin(cx))
+    }
 }
 
 /// Follows the life of one token.
@@ -231,6 +259,7 @@ mod tests {
     use crate::edge::quota::{SubjectLimits, SubjectUsages};
     use crate::nats::RevocationChange;
     use futures_util::FutureExt as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::mpsc;
     use tokio::time::sleep;
 
@@ -267,20 +296,20 @@ mod tests {
     #[tokio::test]
     async fn events_are_polled_only_when_they_are_woken() {
         let (sender, mut receiver) = mpsc::channel(1);
-        let mut polls = 0;
-        let events = stream::poll_fn(|cx| {
-            polls += 1;
+        let polls = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&polls);
+        let mut events = TokenEvents::of(stream::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
             receiver.poll_recv(cx)
-        });
-        let mut events = polled_when_woken(events);
+        }));
         for _ in 0..100 {
             assert_eq!(events.next().now_or_never(), None);
         }
-        sender.send(1).await.unwrap();
-        assert_eq!(events.next().await, Some(1));
+        sender.send(TokenEvent::Expiring(1)).await.unwrap();
+        assert_eq!(events.next().await, Some(TokenEvent::Expiring(1)));
         drop(sender);
         assert_eq!(events.next().await, None);
-        drop(events);
+        let polls = polls.load(Ordering::Relaxed);
         assert!(polls < 10, "{polls}");
     }
 

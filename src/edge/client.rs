@@ -9,11 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::stream::{self, BoxStream};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::sleep;
 
-use super::access::{Access, TokenEvent};
+use super::access::{Access, TokenEvent, TokenEvents};
 use super::app::App;
 use super::counters::Transport;
 use super::error::Problem;
@@ -35,7 +34,7 @@ pub(super) struct ConnectedClient<R> {
     /// Counts it among the streams of its subject.
     connection: Option<SubjectConnection>,
     /// What happens to the client's token, or to a client that sends none.
-    token_events: BoxStream<'static, TokenEvent>,
+    token_events: TokenEvents,
     /// A token whose key must be read first.
     authentication: Option<Box<Authentication<R>>>,
     /// What is sent next.
@@ -89,6 +88,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
             Some(Ok(connection)) => self.connection = connection,
             Some(Err(_)) => self.ended = Some(Code::RateLimited),
         }
+    }
+
+    /// See [`reservation_for`].
+    pub(super) fn reservation_for(&self, frame: &ClientFrame) -> Result<SplitReservation, Refusal> {
+        reservation_for(&self.app, frame)
     }
 
     /// Handles a frame; `reservation` comes from [`reservation_for`]. Returns an immediate answer;
@@ -374,12 +378,11 @@ impl<R: Send + 'static> ConnectedClient<R> {
 }
 
 /// What happens to a client that sends no token in time.
-fn no_token() -> BoxStream<'static, TokenEvent> {
-    stream::once(async {
+fn no_token() -> TokenEvents {
+    TokenEvents::of(stream::once(async {
         sleep(Duration::from_millis(AUTH_WAIT_MS)).await;
         TokenEvent::Ended(Code::Unauthorized)
-    })
-    .boxed()
+    }))
 }
 
 /// The memory that a frame takes until it is handled; a submission, until it is queued.

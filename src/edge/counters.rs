@@ -58,7 +58,7 @@ impl SentBytes {
 #[derive(Debug)]
 pub(super) struct Counters {
     begun: Instant,
-    connections: [AtomicUsize; 3],
+    connections: [Arc<AtomicUsize>; 3],
     opened: [AtomicU64; 3],
     delivered: Rate,
     delivered_by: [AtomicU64; 3],
@@ -90,10 +90,11 @@ impl Counters {
     }
 
     /// Counts a connection until the guard is dropped.
-    pub(super) fn connect(self: &Arc<Self>, transport: Transport) -> Connected {
-        self.connections[transport as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn connect(&self, transport: Transport) -> Connected {
+        let connections = &self.connections[transport as usize];
+        connections.fetch_add(1, Ordering::Relaxed);
         self.opened[transport as usize].fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(self), transport)
+        Connected(Arc::clone(connections))
     }
 
     /// How many clients have connected.
@@ -149,13 +150,13 @@ impl Counters {
     }
 }
 
-/// Counts a connection until it is dropped.
+/// Counts a connection, in this number, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Counters>, Transport);
+pub(super) struct Connected(Arc<AtomicUsize>);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connections[self.1 as usize].fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

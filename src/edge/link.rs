@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tracing::debug;
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, AlarmTime};
 use super::client_stream::ClientStream;
 use super::counters::{SentBytes, Transport};
 use super::metered::pace::ReadPace;
@@ -36,7 +36,7 @@ pub(super) struct Link<T> {
     queued: Option<QueuedTurn>,
     pace: ReadPace,
     /// Since when the client has accepted no data.
-    blocked_since: Option<Duration>,
+    blocked_since: Option<AlarmTime>,
     /// Whether what is written takes scarce memory.
     pub(super) is_large: bool,
     /// What was read before: by the HTTP library, or more than could be handled.
@@ -44,7 +44,9 @@ pub(super) struct Link<T> {
     /// Its slot among the connections.
     slot: Option<FairSlot>,
     /// Counts what is written.
-    sent: Option<(Arc<SentBytes>, Transport)>,
+    sent: Option<Arc<SentBytes>>,
+    /// What it is counted for.
+    transport: Option<Transport>,
 }
 
 /// The client has disconnected, or has accepted no data for too long.
@@ -76,12 +78,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             early: None,
             slot: None,
             sent: None,
+            transport: None,
         }
     }
 
     /// Counts what is written over this transport.
     pub(super) fn count_sent(&mut self, sent: &Arc<SentBytes>, transport: Transport) {
-        self.sent = Some((Arc::clone(sent), transport));
+        self.sent = Some(Arc::clone(sent));
+        self.transport = Some(transport);
     }
 
     /// Reads some of what has arrived: nothing at the end of the input. Pending also at the end of
@@ -116,8 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
                 Poll::Ready(Ok(bytes)) => {
                     self.blocked_since = None;
                     self.turn.count(bytes);
-                    if let Some((sent, transport)) = &self.sent {
-                        sent.count(Some(*transport), bytes);
+                    if let Some(sent) = &self.sent {
+                        sent.count(self.transport, bytes);
                     }
                 }
                 Poll::Ready(Err(error)) => {
@@ -207,7 +211,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// For how long the client has accepted no data; `None` while it does.
     pub(super) fn blocked_for(&self) -> Option<Duration> {
         let since = self.blocked_since?;
-        Some(self.alarm.now().saturating_sub(since))
+        Some(self.alarm.now().since(since))
     }
 
     fn write_wait(&self) -> Duration {

@@ -12,6 +12,7 @@ mod browser;
 mod chat;
 mod client;
 mod client_stream;
+mod client_task;
 mod connection_slots;
 mod console;
 mod cookie;

@@ -28,8 +28,10 @@ pub(super) struct OutputQueue {
     frames: ShortList<OutFrame>,
     /// How many bytes of the first one are written.
     begun: usize,
-    /// How many events of the last delivery are written, and the position after them.
-    delivered: (usize, Option<Position>),
+    /// How many events of the last delivery are written.
+    delivered: usize,
+    /// The position after them, if there are any.
+    position: Position,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,8 @@ impl OutputQueue {
             framing,
             frames: ShortList::default(),
             begun: 0,
-            delivered: (0, None),
+            delivered: 0,
+            position: Position::START,
         }
     }
 
@@ -63,7 +66,7 @@ impl OutputQueue {
 
     /// Adds the events of the next delivery. Everything before must be written, or not be events.
     pub(super) fn put_events(&mut self, events: Vec<Arc<Stored>>) {
-        self.delivered = (0, None);
+        self.delivered = 0;
         self.frames.extend(events.into_iter().map(OutFrame::Event));
     }
 
@@ -87,16 +90,15 @@ impl OutputQueue {
             None
         };
         self.frames.retain(|frame| !frame.is_event());
-        let (events, position) = self.delivered;
         let released = match &first {
             Some(frame @ OutFrame::Event(event)) => Released {
-                events: events + 1,
+                events: self.delivered + 1,
                 position: Some(Position::after(event)),
                 holds_large: frame.is_large(),
             },
             Some(OutFrame::Own(_)) | None => Released {
-                events,
-                position,
+                events: self.delivered,
+                position: (self.delivered > 0).then_some(self.position),
                 holds_large: false,
             },
         };
@@ -157,7 +159,8 @@ impl OutputQueue {
             && let Some(rest) = self.begun.checked_sub(frame.bytes(self.framing).len())
         {
             if let OutFrame::Event(event) = frame {
-                self.delivered = (self.delivered.0 + 1, Some(Position::after(event)));
+                self.delivered += 1;
+                self.position = Position::after(event);
             }
             self.begun = rest;
             self.frames.pop_front();

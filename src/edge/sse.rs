@@ -22,6 +22,7 @@ pub(super) use self::translator::{Translation, Translator, put_block};
 use super::accept::{Form, form};
 use super::access::Access;
 use super::app::App;
+use super::client_task::ClientTask;
 use super::connection_slots::{acquire_for, acquire_unless_held};
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
@@ -275,11 +276,8 @@ fn start_stream(
             EventStream::translated(session, watches, link, slot, head, translation)
         }
     };
-    let stream = Box::new(stream.while_valid(&access));
-    app.tasks.spawn(async move {
-        stream.run().await;
-        drop((connected, counted));
-    });
+    let stream = stream.while_valid(&access).counted(connected, counted);
+    app.tasks.spawn(ClientTask::new(stream));
 }
 
 fn stream_of(body: Body) -> Response {

@@ -7,13 +7,14 @@ use crate::config::TURN_BYTES;
 /// How many bytes were written to one client since others were served.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    written: usize,
+    written: u32,
 }
 
 impl Turn {
     /// Counts bytes that were written.
     pub(super) fn count(&mut self, bytes: usize) {
-        self.written += bytes;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.written = self.written.saturating_add(bytes);
     }
 
     /// Lets the other tasks of the thread run once [`TURN_BYTES`] were written. Otherwise a socket
@@ -27,7 +28,7 @@ impl Turn {
 
     /// Whether the next [`Self::pause`] lets others run.
     pub(super) const fn is_over(&self) -> bool {
-        self.written >= TURN_BYTES
+        self.written as usize >= TURN_BYTES
     }
 }
 

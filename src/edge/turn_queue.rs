@@ -3,6 +3,7 @@
 //! live events, however many they are. It writes nothing.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -12,8 +13,15 @@ use tokio::task::yield_now;
 use crate::config::TURNS_AT_ONCE;
 
 /// The turn for which a client waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct QueuedTurn(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct QueuedTurn(NonZeroU64);
+
+impl QueuedTurn {
+    /// The turn with this number: the first one has the number 1, and 0 has always come.
+    fn with(number: u64) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(number))
+    }
+}
 
 /// The queue of a thread.
 #[derive(Debug, Default)]
@@ -72,13 +80,13 @@ impl TurnQueue {
     pub(super) fn wait(&self, waker: &Waker) -> QueuedTurn {
         let mut state = self.lock();
         if !state.is_served {
-            let turn = QueuedTurn(state.begun);
+            let turn = QueuedTurn::with(state.begun);
             drop(state);
             waker.wake_by_ref();
             return turn;
         }
         state.wakers.push_back(waker.clone());
-        let turn = QueuedTurn(state.begun + state.wakers.len() as u64);
+        let turn = QueuedTurn::with(state.begun + state.wakers.len() as u64);
         drop(state);
         self.used.notify_one();
         turn
@@ -86,7 +94,7 @@ impl TurnQueue {
 
     /// Whether this turn has come.
     pub(super) fn has_come(&self, turn: QueuedTurn) -> bool {
-        self.lock().begun >= turn.0
+        QueuedTurn::with(self.lock().begun) >= turn
     }
 
     /// Wakes those that wait, until this is dropped.

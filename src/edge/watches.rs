@@ -55,7 +55,7 @@ pub(super) struct Watches<S: EventSource, R> {
     /// Usually one.
     list: ShortList<Watch<S, R>>,
     /// The watch that is polled first, so that each gets its turn.
-    turn: usize,
+    turn: u16,
     /// The events that the transport writes now.
     delivery: Option<PendingDelivery>,
 }
@@ -63,13 +63,13 @@ pub(super) struct Watches<S: EventSource, R> {
 /// Events on their way to the client.
 struct PendingDelivery {
     /// The watch that they are from; `None` once it has ended.
-    watch: Option<usize>,
+    watch: Option<u16>,
     /// Where its session stood before.
     position: Position,
     events: usize,
     /// When the broker stored one of them, if its delay is measured.
     stored_ms: Option<NonZeroU64>,
-    room: Option<Reservation>,
+    room: Option<Box<Reservation>>,
     /// Whether one of them is large.
     is_large: bool,
 }
@@ -159,11 +159,9 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let job = self.list[index].job().clone();
         drop(self.list.remove(index));
         if let Some(delivery) = &mut self.delivery {
-            delivery.watch = match delivery.watch {
-                Some(of) if of == index => None,
-                Some(of) if of > index => Some(of - 1),
-                of => of,
-            };
+            let remains = |of: &u16| usize::from(*of) != index;
+            let moved = |of: u16| of - u16::from(usize::from(of) > index);
+            delivery.watch = delivery.watch.filter(remains).map(moved);
         }
         job
     }
@@ -182,16 +180,16 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         }
         let mut idle = 0;
         while idle < self.list.len() {
-            let index = self.turn % self.list.len();
+            let index = usize::from(self.turn) % self.list.len();
             match self.list[index].poll_next(cx) {
                 Poll::Ready(progress) => {
                     if let Some(outgoing) = self.advance(index, progress) {
-                        self.turn = index + 1;
+                        self.turn = number(index + 1);
                         return Poll::Ready(outgoing);
                     }
                 }
                 Poll::Pending => {
-                    self.turn = index + 1;
+                    self.turn = number(index + 1);
                     idle += 1;
                 }
             }
@@ -218,7 +216,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
                 let room = watch.room_for(bytes, &self.room, self.hub.tasks(), before);
                 let room = room.ok()?;
                 self.delivery = Some(PendingDelivery {
-                    watch: Some(index),
+                    watch: Some(number(index)),
                     position: before,
                     events: events.len(),
                     stored_ms: self.list[index].measured(&events),
@@ -273,7 +271,9 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             delivery.room = None;
         }
         let position = released.position.unwrap_or(delivery.position);
-        let session = delivery.watch.and_then(|index| self.list[index].session());
+        let session = delivery
+            .watch
+            .and_then(|index| self.list[usize::from(index)].session());
         if let Some(session) = session {
             session.rewind(position);
         }
@@ -282,7 +282,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     /// Whether the events being written can be dropped and read again without reading the log.
     pub(super) fn reads_memory(&mut self) -> bool {
         let watch = self.delivery.as_ref().and_then(|delivery| delivery.watch);
-        let session = watch.and_then(|index| self.list[index].session());
+        let session = watch.and_then(|index| self.list[usize::from(index)].session());
         session.is_some_and(|session| session.reads_memory())
     }
 
@@ -300,6 +300,12 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         delivery
             .is_some_and(|delivery| delivery.room.is_some() && (delivery.is_large || is_scarce()))
     }
+}
+
+/// An index of one of [`WATCHES_MAX`] watches. In two bytes, because an idle client holds two such
+/// numbers.
+fn number(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or_default()
 }
 
 /// How many bytes to reserve for events of which the largest has this size: nothing, unless it is

@@ -28,8 +28,9 @@ use super::admission::ClientAddress;
 use super::app::App;
 use super::chat::{CHAT_PROTOCOL, ChatSocket};
 use super::client_stream::ClientStream;
+use super::client_task::ClientTask;
 use super::connection_slots::acquire_unless_held;
-use super::counters::Transport;
+use super::counters::{Connected, Transport};
 use super::credential::BEARER_SUBPROTOCOL;
 use super::describe::{JOBS, problems};
 use super::drain::DrainSlot;
@@ -82,9 +83,9 @@ pub(super) async fn upgrade(
     let own_slot = acquire_unless_held(&request, address, app.shared.connections())?;
     let response = opening::accept(&key, selected.map(Subprotocol::name));
     let tasks = app.tasks.clone();
-    let connected = app.thread.counters.connect(Transport::WebSocket);
     let client = AcceptedClient {
         slot: app.clients.enter(),
+        connected: app.thread.counters.connect(Transport::WebSocket),
         app,
         own_slot,
         address,
@@ -95,20 +96,7 @@ pub(super) async fn upgrade(
             Some(Subprotocol::Chat) | None => Encoding::Json,
         },
     };
-    // Boxed with all that it needs, so that an open connection takes no memory for it.
-    let opening = Box::pin(client.open(upgrade));
-    tasks.spawn(async move {
-        let opened = opening.await;
-        match opened {
-            None => {}
-            Some(OpenSocket::Own(connection)) => connection.run().await,
-            Some(OpenSocket::Chat(chat, counted)) => {
-                chat.run().await;
-                drop(counted);
-            }
-        }
-        drop(connected);
-    });
+    tasks.spawn(client.open(upgrade));
     Ok(response)
 }
 
@@ -116,6 +104,7 @@ pub(super) async fn upgrade(
 struct AcceptedClient {
     app: Arc<App>,
     slot: DrainSlot,
+    connected: Connected,
     /// Its slot among the connections, instead of that of its connection.
     own_slot: Option<FairSlot>,
     address: IpAddr,
@@ -125,20 +114,17 @@ struct AcceptedClient {
     encoding: Encoding,
 }
 
-/// What serves a client.
-enum OpenSocket {
-    Own(Box<Connection<ClientStream>>),
-    /// Also what counts it among the streams of its subject.
-    Chat(Box<ChatSocket<ClientStream>>, Option<SubjectConnection>),
-}
-
 impl AcceptedClient {
-    /// Takes the connection from the HTTP library; `None` if the client has disconnected.
-    async fn open(self, upgrade: OnUpgrade) -> Option<OpenSocket> {
-        let taken = TakenStream::upgraded(upgrade).await?;
+    /// Takes the connection from the HTTP library, and begins the client's task unless the client has
+    /// disconnected.
+    async fn open(self, upgrade: OnUpgrade) {
+        let Some(taken) = TakenStream::upgraded(upgrade).await else {
+            return;
+        };
         let Self {
             app,
             slot,
+            connected,
             own_slot,
             address,
             access,
@@ -146,16 +132,17 @@ impl AcceptedClient {
             encoding,
         } = self;
         let socket = socket_of(&app, taken.holding(own_slot), encoding, slot);
-        Some(match chat {
+        let tasks = app.tasks.clone();
+        match chat {
             Some((access, counted)) => {
-                let chat = ChatSocket::new(app, socket, address, access);
-                OpenSocket::Chat(Box::new(chat), counted)
+                let chat = ChatSocket::new(app, socket, address, access, (connected, counted));
+                tasks.spawn(ClientTask::new(chat));
             }
             None => {
-                let connection = Connection::new(app, socket, encoding, address, access);
-                OpenSocket::Own(Box::new(connection))
+                let connection = Connection::new(app, socket, encoding, address, access, connected);
+                tasks.spawn(ClientTask::new(connection));
             }
-        })
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod work;
 
 pub(crate) use lazy_timer::LazyTimer;
 pub(crate) use mailbox::{MailSender, Mailbox, NoMail, mailbox};
-pub(crate) use own_waker::with_own_waker;
+pub(crate) use own_waker::{OwnWaker, with_own_waker};
 pub use panics::panics;
 pub(crate) use panics::report_panic;
 pub use signals::interrupted;

@@ -1,5 +1,5 @@
-//! Runs a future beside others in one task without polling it each time that the task is woken for
-//! another one.
+//! A waker for one of several futures or streams of a task, so that it is not polled each time that the
+//! task is woken for another one.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -8,11 +8,39 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// Wakes a task, and records that it was for this future.
+/// Wakes a task, and records that it was for one of its futures or streams.
 #[derive(Debug)]
-struct OwnWaker {
+pub(crate) struct OwnWaker {
     is_woken: AtomicBool,
     task: AtomicWaker,
+}
+
+impl OwnWaker {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            is_woken: AtomicBool::new(true),
+            task: AtomicWaker::new(),
+        })
+    }
+
+    /// Polls with this waker: the first time, after it was woken, and after the last poll was ready.
+    pub(crate) fn poll<T>(
+        self: &Arc<Self>,
+        cx: &Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        // Before the flag is read: a wake-up from now on wakes this task.
+        self.task.register(cx.waker());
+        if !self.is_woken.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(Arc::clone(self));
+        let polled = poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            self.is_woken.store(true, Ordering::Release);
+        }
+        polled
+    }
 }
 
 impl Wake for OwnWaker {
@@ -30,21 +58,8 @@ impl Wake for OwnWaker {
 pub(crate) async fn with_own_waker<F: Future>(future: F) -> F::Output {
     // Boxed, so that the task's other futures stay close together in memory.
     let mut future = Box::pin(future);
-    let own = Arc::new(OwnWaker {
-        is_woken: AtomicBool::new(true),
-        task: AtomicWaker::new(),
-    });
-    let waker = Waker::from(Arc::clone(&own));
-    poll_fn(|cx| {
-        // Before the flag is read: a wake-up from now on wakes this task.
-        own.task.register(cx.waker());
-        if own.is_woken.swap(false, Ordering::AcqRel) {
-            future.as_mut().poll(&mut Context::from_waker(&waker))
-        } else {
-            Poll::Pending
-        }
-    })
-    .await
+    let own = OwnWaker::new();
+    poll_fn(|cx| own.poll(cx, |cx| future.as_mut().poll(cx))).await
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! current attempt.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -129,7 +130,8 @@ async fn current_start<S: EventSource>(
     from: Position,
     until: Seq,
 ) -> Seq {
-    let mut reading = LogReading::<S>::new(from.next_seq, from.stream_seq, until);
+    let stream_seq = from.stream_seq.map(NonZeroU64::get);
+    let mut reading = LogReading::<S>::new(from.next_seq, stream_seq, until);
     let mut current_from = Seq(0);
     while let Some(events) = reading.next(hub.source(), &job).await {
         if let Some(start) = events.iter().rev().find(|event| is_new_start(event)) {

@@ -14,6 +14,7 @@ mod watching;
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -43,8 +44,8 @@ pub struct Session<S: EventSource> {
 enum SessionState<S: EventSource> {
     /// Neither the log nor the queue knows the job.
     Waiting(Waiting<S>),
-    /// The job has a feed. Boxed, so that waiting sessions are small.
-    Watching(Box<Watching<S>>),
+    /// The job has a feed.
+    Watching(Watching<S>),
 }
 
 impl<S: EventSource> Session<S> {
@@ -94,7 +95,7 @@ impl<S: EventSource> Session<S> {
         let (seq, stream_seq, had_end) = match start {
             Start::Cursor(cursor) => (
                 cursor.seq,
-                Some(cursor.stream_seq.saturating_add(1)),
+                NonZeroU64::new(cursor.stream_seq.saturating_add(1)),
                 verify_cursor(hub.source(), &watch, cursor).await?,
             ),
             Start::After(after) => (
@@ -108,7 +109,7 @@ impl<S: EventSource> Session<S> {
             had_end,
             ..Watching::new(hub, watch, seq.successor())
         };
-        Ok(Self::new(SessionState::Watching(Box::new(watching))))
+        Ok(Self::new(SessionState::Watching(watching)))
     }
 
     const fn new(state: SessionState<S>) -> Self {
@@ -210,10 +211,7 @@ impl<S: EventSource> Session<S> {
 impl<S: EventSource> SessionState<S> {
     fn position(&self) -> Position {
         match self {
-            Self::Waiting(_) => Position {
-                next_seq: Seq::FIRST,
-                stream_seq: None,
-            },
+            Self::Waiting(_) => Position::START,
             Self::Watching(watching) => Position {
                 next_seq: watching.next_seq,
                 stream_seq: watching.stream_seq,
@@ -235,7 +233,7 @@ impl<S: EventSource> SessionState<S> {
                         live_sent: true,
                         ..Watching::new(&waiting.hub, watch, Seq::FIRST)
                     };
-                    *self = Self::Watching(Box::new(watching));
+                    *self = Self::Watching(watching);
                 }
             }
         }

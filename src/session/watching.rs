@@ -1,6 +1,7 @@
 //! A session of a job that has a feed. Usually it reads the feed's history; while that lacks the
 //! next event, it reads the log.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -10,7 +11,7 @@ use crate::config::STEP_BYTES;
 use crate::hub::{FeedWatch, Hub};
 use crate::resume::Slice;
 use crate::source::EventSource;
-use crate::wire::{Seq, Stored, StreamSeq};
+use crate::wire::{Seq, Stored};
 
 /// A session of a job that has a feed.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Watching<S: EventSource> {
     /// The sequence number after the steps that were returned.
     pub(super) next_seq: Seq,
     /// The stream sequence after the last delivered event, if known.
-    pub(super) stream_seq: Option<StreamSeq>,
+    pub(super) stream_seq: Option<NonZeroU64>,
     /// Present while the log is read.
     pub(super) catch_up: Option<Box<CatchUp<S>>>,
     /// See [`Session::had_end`](super::Session::had_end).
@@ -71,7 +72,8 @@ impl<S: EventSource> Watching<S> {
         loop {
             if let Some(catch_up) = &mut self.catch_up {
                 let feed = self.watch.feed();
-                match ready!(catch_up.poll_next(&self.hub, feed, self.stream_seq, cx)) {
+                let stream_seq = self.stream_seq.map(NonZeroU64::get);
+                match ready!(catch_up.poll_next(&self.hub, feed, stream_seq, cx)) {
                     CaughtUp::Events(events) => return Poll::Ready(self.deliver(events)),
                     CaughtUp::Gap { from, to } => {
                         self.next_seq = to.successor();
@@ -107,7 +109,7 @@ impl<S: EventSource> Watching<S> {
     fn deliver(&mut self, events: Vec<Arc<Stored>>) -> Step {
         if let Some(last) = events.last() {
             self.next_seq = last.seq.successor();
-            self.stream_seq = Some(last.stream_seq + 1);
+            self.stream_seq = NonZeroU64::new(last.stream_seq + 1);
             self.ended = last.event_type.is_end();
         }
         Step::Events(events)

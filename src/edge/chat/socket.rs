@@ -1,13 +1,12 @@
 //! The protocol of the AI SDK's `WebSocketChatTransport`, as a subprotocol of `/ws`: several requests
 //! over one connection, each with its own numbers from 0. A request that is aborted stops no job.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -15,10 +14,13 @@ use tracing::debug;
 use super::messages::ChatSubmission;
 use super::request::TurnRequest;
 use super::streams::{ChatOpening, ChatRequests, FollowedJob, problem_frame};
-use crate::edge::access::{Access, TokenEvent};
+use crate::edge::access::{Access, TokenEvent, TokenEvents};
 use crate::edge::app::App;
+use crate::edge::client_task::ServedClient;
+use crate::edge::counters::Connected;
 use crate::edge::error::Problem;
 use crate::edge::memory::{SplitReservation, weight};
+use crate::edge::quota::SubjectConnection;
 use crate::edge::ws::socket::{ClientMessage, Disconnect};
 use crate::edge::ws::timed::TimedSocket;
 use crate::nats::Reader;
@@ -34,8 +36,10 @@ pub(in crate::edge) struct ChatSocket<T> {
     access: Access,
     from: IpAddr,
     socket: TimedSocket<T>,
-    token_events: BoxStream<'static, TokenEvent>,
+    token_events: TokenEvents,
     requests: ChatRequests<Reader>,
+    /// Count it among the connections, and among the streams of its subject.
+    counted: (Connected, Option<SubjectConnection>),
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
@@ -44,6 +48,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         socket: TimedSocket<T>,
         from: IpAddr,
         access: Access,
+        counted: (Connected, Option<SubjectConnection>),
     ) -> Self {
         Self {
             app,
@@ -52,20 +57,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             from,
             socket,
             requests: ChatRequests::new(),
-        }
-    }
-
-    /// Serves the client until it disconnects, or until it should reconnect because the edge stops.
-    pub(in crate::edge) async fn run(mut self: Box<Self>) {
-        let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
-        debug!(?disconnect, "disconnected");
-        let _slot = Box::pin(self.socket.close(disconnect)).await;
-    }
-
-    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        match self.poll_turn(cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
+            counted,
         }
     }
 
@@ -186,6 +178,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         link.is_large |= output.is_large;
         link.output.put(output.frames);
         Poll::Ready(())
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ServedClient for ChatSocket<T> {
+    type End = Disconnect;
+
+    /// Ready when the client disconnects, or when it should reconnect because the edge stops.
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
+        match self.poll_turn(cx) {
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
+        }
+    }
+
+    fn close(self, disconnect: Disconnect) -> BoxFuture<'static, ()> {
+        debug!(?disconnect, "disconnected");
+        let Self {
+            socket, counted, ..
+        } = self;
+        Box::pin(async move {
+            let _slot = socket.close(disconnect).await;
+            drop(counted);
+        })
     }
 }
 

@@ -23,7 +23,15 @@ pub(in crate::edge) fn read_pauses() -> u64 {
 pub(in crate::edge) struct ReadPace {
     /// How many bytes may be read now; negative after a larger read.
     remaining: i64,
-    /// When `remaining` was last increased.
+    /// Present once the burst was used, which few clients do. One that used it up slowly pauses then, too,
+    /// for a moment.
+    slowed: Option<Box<SlowedReads>>,
+}
+
+/// What limits a connection whose burst was used.
+#[derive(Debug)]
+struct SlowedReads {
+    /// When the allowance was last increased.
     counted_at: Instant,
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -32,8 +40,7 @@ impl ReadPace {
     pub(in crate::edge) fn new() -> Self {
         Self {
             remaining: READ_BURST,
-            counted_at: Instant::now(),
-            wait: None,
+            slowed: None,
         }
     }
 
@@ -48,20 +55,27 @@ impl ReadPace {
         /// read.
         const LEAST: i64 = READ_AHEAD as i64;
         while self.remaining <= 0 {
-            if let Some(wait) = &mut self.wait {
+            let slowed = self.slowed.get_or_insert_with(|| {
+                Box::new(SlowedReads {
+                    counted_at: Instant::now(),
+                    wait: None,
+                })
+            });
+            if let Some(wait) = &mut slowed.wait {
                 ready!(wait.as_mut().poll(cx));
-                self.wait = None;
+                slowed.wait = None;
             }
             let now = Instant::now();
-            let micros = i64::try_from((now - self.counted_at).as_micros()).unwrap_or(i64::MAX);
+            let micros = (now - slowed.counted_at).as_micros();
+            let micros = i64::try_from(micros).unwrap_or(i64::MAX);
             let more = micros.saturating_mul(READ_RATE) / 1_000_000;
             self.remaining = self.remaining.saturating_add(more).min(READ_BURST);
-            self.counted_at = now;
+            slowed.counted_at = now;
             if self.remaining <= 0 {
                 let lacking = u64::try_from(LEAST - self.remaining).unwrap_or_default();
                 let wait = Duration::from_micros(lacking * 1_000_000 / READ_RATE.unsigned_abs());
                 PAUSES.fetch_add(1, Ordering::Relaxed);
-                self.wait = Some(Box::pin(sleep(wait)));
+                slowed.wait = Some(Box::pin(sleep(wait)));
             }
         }
         Poll::Ready(())

@@ -4,20 +4,23 @@
 use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::translator::{Translation, Translator};
 use crate::config::{CLOSE_WAIT, COME_BACK, COMMENT_EVERY};
-use crate::edge::access::{Access, TokenEvent};
+use crate::edge::access::{Access, TokenEvent, TokenEvents};
+use crate::edge::alarm::AlarmTime;
+use crate::edge::client_task::ServedClient;
+use crate::edge::counters::Connected;
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::{Broken, Link};
 use crate::edge::output::EventFraming;
+use crate::edge::quota::SubjectConnection;
 use crate::edge::takeover::ResponseHead;
 use crate::edge::watches::{Outgoing, Watches};
 use crate::session::Session;
@@ -59,9 +62,11 @@ pub(super) struct EventStream<S: EventSource, T> {
     /// One watch.
     watches: Watches<S, ()>,
     slot: DrainSlot,
-    comment_at: Duration,
+    comment_at: AlarmTime,
     /// What happens to the client's token.
-    token_events: BoxStream<'static, TokenEvent>,
+    token_events: TokenEvents,
+    /// Count it among the connections, and among the streams of its subject.
+    counted: Option<(Connected, Option<SubjectConnection>)>,
     /// Present if the client speaks another protocol.
     translator: Option<Box<Translator>>,
 }
@@ -111,6 +116,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             watches,
             slot,
             token_events: Access::unrestricted().events(),
+            counted: None,
             translator: None,
         };
         stream.link.output.put(head.bytes);
@@ -123,16 +129,14 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         self
     }
 
-    /// Writes until the job has ended, the translation has written an error, the token becomes
-    /// invalid, the edge stops, or the client disconnects.
-    /// Boxed, because futures hold what they own several times.
-    pub(super) async fn run(mut self: Box<Self>) {
-        if poll_fn(|cx| self.poll_turn(cx)).await.is_err() {
-            return;
-        }
-        debug!("a stream ends");
-        // Boxed, so that an open stream takes no memory for it.
-        let _ = Box::pin(timeout(CLOSE_WAIT, self.finish())).await;
+    /// The same stream, counted as long as it is open.
+    pub(super) fn counted(
+        mut self,
+        connected: Connected,
+        of_subject: Option<SubjectConnection>,
+    ) -> Self {
+        self.counted = Some((connected, of_subject));
+        self
     }
 
     /// Does everything that can be done now; ready when the stream ends.
@@ -296,6 +300,30 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     }
 }
 
+impl<S, T> ServedClient for EventStream<S, T>
+where
+    S: EventSource,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type End = Result<(), Broken>;
+
+    /// Ready when the job has ended, the translation has written an error, the token has become
+    /// invalid, the edge stops, or the client disconnects.
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.poll_turn(cx)
+    }
+
+    fn close(mut self, end: Result<(), Broken>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if end.is_ok() {
+                debug!("a stream ends");
+                let _ = timeout(CLOSE_WAIT, self.finish()).await;
+            }
+            drop(self.counted);
+        })
+    }
+}
+
 /// Whether more follows.
 enum Outcome {
     More,
@@ -308,6 +336,8 @@ mod tests {
     use crate::budget::Budget;
     use crate::config::{ANSWER_WAIT, LARGE_EVENT, STREAM_STALL, TICK, WRITE_WAIT};
     use crate::edge::alarm::Alarms;
+    use crate::edge::client_stream::ClientStream;
+    use crate::edge::client_task::{ClientState, ClientTask};
     use crate::edge::counters::{Counters, Transport};
     use crate::edge::drain::Clients;
     use crate::edge::slow::SlowPart;
@@ -320,6 +350,7 @@ mod tests {
     use futures_util::future::join_all;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, sleep};
     use tokio_util::sync::CancellationToken;
@@ -381,12 +412,18 @@ mod tests {
                     EventStream::translated(session, watches, link, slot, head, translation)
                 }
             };
-            self.tasks.spawn(Box::new(stream).run());
+            self.tasks.spawn(ClientTask::new(stream));
             Client {
                 socket: client,
                 received: Vec::new(),
             }
         }
+    }
+
+    #[test]
+    fn a_stream_takes_at_most_512_bytes() {
+        let bytes = size_of::<ClientState<EventStream<MemoryLog, ClientStream>>>();
+        assert!(bytes <= 512, "{bytes}");
     }
 
     /// A client that reads chunks.

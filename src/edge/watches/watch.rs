@@ -1,5 +1,6 @@
 //! One watch of a client: opens its session, reads it, and waits for room for large events.
 
+use std::mem::replace;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,10 +16,9 @@ use crate::wire::{JobId, Status, Stored};
 
 /// A watch of one job. `R` says where the answer to its request goes.
 pub(super) struct Watch<S: EventSource, R> {
-    job: JobId,
     state: WatchState<S, R>,
     /// Reserved before the events for which there was no room are read again.
-    room: Option<Reservation>,
+    room: Option<Box<Reservation>>,
     /// Since when the client has everything that was stored before.
     pub(super) live_since_ms: Option<NonZeroU64>,
     /// Boxed, because only one transport has rooms.
@@ -29,14 +29,28 @@ pub(super) struct Watch<S: EventSource, R> {
 ///   Opening ──▶ Open ◀──▶ Full
 ///      └── refused ──▶ Over
 /// ```
+///
+/// The large states that are not usual are boxed, because every idle client has a watch.
 enum WatchState<S: EventSource, R> {
-    /// The session is being opened.
-    Opening(Opening<S>, R),
+    Opening(Box<OpeningWatch<S, R>>),
     Open(Session<S>),
     /// Waits for room for the next events.
-    Full(Session<S>, BoxFuture<'static, Reservation>),
+    Full(Box<FullWatch<S>>),
     /// The job cannot be watched.
-    Over,
+    Over(JobId),
+}
+
+/// A watch whose session is being opened.
+struct OpeningWatch<S: EventSource, R> {
+    job: JobId,
+    session: Opening<S>,
+    reply_to: R,
+}
+
+/// A watch without room for the next events.
+struct FullWatch<S: EventSource> {
+    session: Session<S>,
+    room: BoxFuture<'static, Reservation>,
 }
 
 /// A session that is being opened.
@@ -58,9 +72,13 @@ impl<S: EventSource, R> Watch<S, R> {
         reply_to: R,
         member: Option<RoomMember>,
     ) -> Self {
-        Self {
+        let opening = OpeningWatch {
             job,
-            state: WatchState::Opening(opening, reply_to),
+            session: opening,
+            reply_to,
+        };
+        Self {
+            state: WatchState::Opening(Box::new(opening)),
             room: None,
             live_since_ms: None,
             _member: member.map(Box::new),
@@ -70,7 +88,6 @@ impl<S: EventSource, R> Watch<S, R> {
     /// A watch with an open session.
     pub(super) fn of(session: Session<S>) -> Self {
         Self {
-            job: session.job().clone(),
             state: WatchState::Open(session),
             room: None,
             live_since_ms: None,
@@ -79,7 +96,12 @@ impl<S: EventSource, R> Watch<S, R> {
     }
 
     pub(super) fn job(&self) -> &JobId {
-        &self.job
+        match &self.state {
+            WatchState::Opening(opening) => &opening.job,
+            WatchState::Open(session) => session.job(),
+            WatchState::Full(full) => full.session.job(),
+            WatchState::Over(job) => job,
+        }
     }
 
     /// When one of these events was stored, if that is known and the client was live then.
@@ -100,42 +122,44 @@ impl<S: EventSource, R> Watch<S, R> {
                     let step = ready!(session.poll_next(cx));
                     return Poll::Ready(Progress::Step(step, before));
                 }
-                WatchState::Opening(opening, _) => {
-                    let opened = ready!(opening.as_mut().poll(cx));
+                WatchState::Opening(opening) => {
+                    let opened = ready!(opening.session.as_mut().poll(cx));
                     return Poll::Ready(self.opened(opened));
                 }
-                WatchState::Full(_, waiting) => {
-                    let room = ready!(waiting.as_mut().poll(cx));
+                WatchState::Full(full) => {
+                    let room = ready!(full.room.as_mut().poll(cx));
                     self.found_room(room);
                 }
-                WatchState::Over => return Poll::Pending,
+                WatchState::Over(_) => return Poll::Pending,
             }
         }
     }
 
     fn opened(&mut self, opened: Result<Session<S>, SessionError>) -> Progress<R> {
-        let state = std::mem::replace(&mut self.state, WatchState::Over);
-        let WatchState::Opening(_, reply_to) = state else {
+        let WatchState::Opening(opening) = self.take_state() else {
             unreachable!("only an opening session is opened")
         };
         match opened {
             Ok(session) => {
                 let status = session.status();
-                // All watchers share this one.
-                self.job = session.job().clone();
                 self.state = WatchState::Open(session);
-                Progress::Opened(status, reply_to)
+                Progress::Opened(status, opening.reply_to)
             }
-            Err(error) => Progress::Refused(error, reply_to),
+            Err(error) => Progress::Refused(error, opening.reply_to),
         }
     }
 
     fn found_room(&mut self, room: Reservation) {
-        self.room = Some(room);
-        let state = std::mem::replace(&mut self.state, WatchState::Over);
-        if let WatchState::Full(session, ..) = state {
-            self.state = WatchState::Open(session);
+        self.room = Some(Box::new(room));
+        if let WatchState::Full(full) = self.take_state() {
+            self.state = WatchState::Open(full.session);
         }
+    }
+
+    /// Takes the state. The watch is over unless another one follows.
+    fn take_state(&mut self) -> WatchState<S, R> {
+        let over = WatchState::Over(self.job().clone());
+        replace(&mut self.state, over)
     }
 
     /// Room for events that need this many bytes.
@@ -150,28 +174,30 @@ impl<S: EventSource, R> Watch<S, R> {
         budget: &Budget,
         tasks: &Tasks,
         before: Position,
-    ) -> Result<Option<Reservation>, LimitReached> {
+    ) -> Result<Option<Box<Reservation>>, LimitReached> {
         let room = self.room.take().filter(|room| room.bytes() >= bytes);
         if bytes == 0 || room.is_some() {
             return Ok(room.filter(|_| bytes > 0));
         }
         let reserved = budget.reserve_if_first(bytes);
-        if reserved.is_err() {
-            let state = std::mem::replace(&mut self.state, WatchState::Over);
-            if let WatchState::Open(mut session) = state {
-                session.rewind(before);
-                let room = budget.clone().reserve_by_task(bytes, tasks.clone());
-                self.state = WatchState::Full(session, Box::pin(room));
-            }
+        if reserved.is_err()
+            && let WatchState::Open(mut session) = self.take_state()
+        {
+            session.rewind(before);
+            let room = budget.clone().reserve_by_task(bytes, tasks.clone());
+            self.state = WatchState::Full(Box::new(FullWatch {
+                session,
+                room: Box::pin(room),
+            }));
         }
-        reserved.map(Some)
+        reserved.map(|room| Some(Box::new(room)))
     }
 
     /// The open session.
     pub(super) fn session(&mut self) -> Option<&mut Session<S>> {
         match &mut self.state {
             WatchState::Open(session) => Some(session),
-            WatchState::Opening(..) | WatchState::Full(..) | WatchState::Over => None,
+            WatchState::Opening(_) | WatchState::Full(_) | WatchState::Over(_) => None,
         }
     }
 }

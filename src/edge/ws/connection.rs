@@ -1,12 +1,11 @@
 //! One client's WebSocket connection: passes messages to the client's [`ConnectedClient`], and
 //! writes what it returns. Events are written straight from the frames that all watchers share.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::future::join;
+use futures_util::future::{BoxFuture, join};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tracing::debug;
@@ -16,8 +15,9 @@ use super::timed::TimedSocket;
 use crate::config::{CLOSE_WAIT, STEPS_PER_WRITE};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
-use crate::edge::client::{ConnectedClient, reservation_for};
-use crate::edge::counters::Transport;
+use crate::edge::client::ConnectedClient;
+use crate::edge::client_task::ServedClient;
+use crate::edge::counters::{Connected, Transport};
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
 use crate::wire::framing::FrameKind;
@@ -25,61 +25,37 @@ use crate::wire::{ClientFrame, Code, Encoding, RequestRef, ServerFrame};
 
 /// A connection and its client.
 pub(super) struct Connection<T> {
-    app: Arc<App>,
     encoding: Encoding,
     socket: TimedSocket<T>,
     client: ConnectedClient<()>,
+    connected: Connected,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    /// A connection that begins with `hello`.
     pub(super) fn new(
         app: Arc<App>,
         socket: TimedSocket<T>,
         encoding: Encoding,
         address: IpAddr,
         access: Option<Access>,
+        connected: Connected,
     ) -> Self {
-        let transport = Transport::WebSocket;
-        let client = ConnectedClient::new(Arc::clone(&app), transport, address, access);
-        Self {
-            app,
+        let client = ConnectedClient::new(app, Transport::WebSocket, address, access);
+        let mut connection = Self {
             encoding,
             socket,
             client,
-        }
-    }
-
-    /// Serves the client until it disconnects, or until it should reconnect because the edge stops.
-    /// Boxed, because futures hold what they own several times.
-    pub(super) async fn run(mut self: Box<Self>) {
-        self.put_hello();
-        let disconnect = poll_fn(|cx| self.poll_serve(cx)).await;
-        debug!(?disconnect, "disconnected");
-        if let Disconnect::Close(code) = disconnect
-            && code.is_try_again_later()
-        {
-            // Not every WebSocket library reports the reason of a close.
-            let request = RequestRef::default();
-            self.put(&ServerFrame::error(code, code.info().text, request));
-        }
-        let Self { socket, client, .. } = *self;
-        let finish = timeout(CLOSE_WAIT, client.finish());
-        // Boxed, so that an open connection takes no memory for it.
-        let (_slot, _) = Box::pin(join(socket.close(disconnect), finish)).await;
+            connected,
+        };
+        connection.put_hello();
+        connection
     }
 
     fn put_hello(&mut self) {
         let protocol = self.encoding.subprotocol().to_owned();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         self.put(&ServerFrame::Hello { protocol, version });
-    }
-
-    /// Does everything that can be done now; ready when the connection ends.
-    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        match self.poll_turn(cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
-        }
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Disconnect>> {
@@ -141,7 +117,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     /// Handles a frame. Returns an immediate answer.
     fn answer(&mut self, frame: ClientFrame) -> Option<ServerFrame> {
-        let reservation = match reservation_for(&self.app, &frame) {
+        let reservation = match self.client.reservation_for(&frame) {
             Ok(reservation) => reservation,
             Err(refusal) => return Some(error_frame(refusal)),
         };
@@ -184,5 +160,52 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             Encoding::Json => self.socket.put(FrameKind::Text, frame.to_json().as_bytes()),
             Encoding::MsgPack => self.socket.put(FrameKind::Binary, &frame.to_msgpack()),
         }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ServedClient for Connection<T> {
+    type End = Disconnect;
+
+    /// Ready when the client disconnects, or when it should reconnect because the edge stops.
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
+        match self.poll_turn(cx) {
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
+        }
+    }
+
+    fn close(mut self, disconnect: Disconnect) -> BoxFuture<'static, ()> {
+        debug!(?disconnect, "disconnected");
+        if let Disconnect::Close(code) = disconnect
+            && code.is_try_again_later()
+        {
+            // Not every WebSocket library reports the reason of a close.
+            let request = RequestRef::default();
+            self.put(&ServerFrame::error(code, code.info().text, request));
+        }
+        let Self {
+            socket,
+            client,
+            connected,
+            ..
+        } = self;
+        Box::pin(async move {
+            let finish = timeout(CLOSE_WAIT, client.finish());
+            let (_slot, _) = join(socket.close(disconnect), finish).await;
+            drop(connected);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::client_stream::ClientStream;
+    use crate::edge::client_task::ClientState;
+
+    #[test]
+    fn a_connection_takes_at_most_640_bytes() {
+        let bytes = size_of::<ClientState<Connection<ClientStream>>>();
+        assert!(bytes <= 640, "{bytes}");
     }
 }

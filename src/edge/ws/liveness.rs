@@ -1,15 +1,14 @@
 //! When a WebSocket client is pinged, and when it must have sent something. It has no clock.
 
-use std::time::Duration;
-
 use crate::config::{PING_EVERY, PONG_WAIT};
+use crate::edge::alarm::AlarmTime;
 
 /// Whether a client is still there.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    ping_at: Duration,
+    ping_at: AlarmTime,
     /// When the client must have sent something, after a ping.
-    pong_by: Option<Duration>,
+    pong_by: Option<AlarmTime>,
 }
 
 /// What is due.
@@ -23,7 +22,7 @@ pub(super) enum Due {
 
 impl Liveness {
     /// A client that connects at `now`.
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(now: AlarmTime) -> Self {
         Self {
             ping_at: now + PING_EVERY,
             pong_by: None,
@@ -36,7 +35,7 @@ impl Liveness {
     }
 
     /// What is due at `now`.
-    pub(super) fn check(&mut self, now: Duration) -> Option<Due> {
+    pub(super) fn check(&mut self, now: AlarmTime) -> Option<Due> {
         if self.pong_by.is_some_and(|by| by <= now) {
             return Some(Due::Disconnect);
         }
@@ -49,7 +48,7 @@ impl Liveness {
     }
 
     /// When to check next.
-    pub(super) fn due(&self) -> Duration {
+    pub(super) fn due(&self) -> AlarmTime {
         self.pong_by.map_or(self.ping_at, |by| by.min(self.ping_at))
     }
 }
@@ -60,15 +59,16 @@ mod tests {
 
     #[test]
     fn a_silent_client_is_pinged_and_disconnected_when_it_does_not_answer() {
-        let mut liveness = Liveness::new(Duration::ZERO);
-        assert_eq!(liveness.check(PING_EVERY / 2), None);
-        assert_eq!(liveness.due(), PING_EVERY);
-        assert_eq!(liveness.check(PING_EVERY), Some(Due::Ping));
-        assert_eq!(liveness.due(), PING_EVERY + PONG_WAIT);
+        let begin = AlarmTime::BEGIN;
+        let mut liveness = Liveness::new(begin);
+        assert_eq!(liveness.check(begin + PING_EVERY / 2), None);
+        assert_eq!(liveness.due(), begin + PING_EVERY);
+        assert_eq!(liveness.check(begin + PING_EVERY), Some(Due::Ping));
+        assert_eq!(liveness.due(), begin + PING_EVERY + PONG_WAIT);
         liveness.heard();
-        assert_eq!(liveness.due(), PING_EVERY * 2);
-        assert_eq!(liveness.check(PING_EVERY * 2), Some(Due::Ping));
-        let late = PING_EVERY * 2 + PONG_WAIT;
+        assert_eq!(liveness.due(), begin + PING_EVERY * 2);
+        assert_eq!(liveness.check(begin + PING_EVERY * 2), Some(Due::Ping));
+        let late = begin + PING_EVERY * 2 + PONG_WAIT;
         assert_eq!(liveness.check(late), Some(Due::Disconnect));
     }
 }

@@ -36,9 +36,8 @@ pub(super) enum FrameError {
 #[derive(Debug)]
 pub(super) struct FrameReader {
     state: ReaderState,
-    /// The message that has begun. Control frames may arrive between its frames. Boxed, because idle
-    /// clients have none.
-    message: Option<Box<OpenMessage>>,
+    /// The message that has begun. Control frames may arrive between its frames.
+    message: Option<OpenMessage>,
     /// The payload of a control frame.
     control: Vec<u8>,
 }
@@ -100,6 +99,16 @@ impl FrameReader {
         }
     }
 
+    /// Whether everything that was read is complete: the next bytes begin a message, or a control
+    /// frame.
+    pub(super) fn is_between_messages(&self) -> bool {
+        let is_between_frames = match &self.state {
+            ReaderState::Head(head) => head.len == 0,
+            ReaderState::Payload(_) => false,
+        };
+        is_between_frames && self.message.is_none()
+    }
+
     /// How many bytes it holds of a message that is not complete.
     pub(super) fn held(&self) -> usize {
         self.message
@@ -146,11 +155,11 @@ impl FrameReader {
     fn begin(&mut self, opcode: Opcode, size: usize) -> Result<(), FrameError> {
         match (opcode, &self.message) {
             (Opcode::Text | Opcode::Binary, None) => {
-                self.message = Some(Box::new(OpenMessage {
+                self.message = Some(OpenMessage {
                     is_text: opcode == Opcode::Text,
                     bytes: Vec::new(),
                     checked: 0,
-                }));
+                });
             }
             (Opcode::Text | Opcode::Binary, Some(_)) | (Opcode::Continuation, None) => {
                 return Err(FrameError::Violation);
@@ -361,6 +370,7 @@ mod tests {
             }
             assert!(part.is_empty(), "everything is read");
         }
+        assert!(reader.is_between_messages());
         Ok(all)
     }
 
@@ -477,6 +487,8 @@ mod tests {
         let mut reader = FrameReader::new();
         for (n, mut part) in whole.chunks(1000).enumerate() {
             let _ = reader.read(&mut part);
+            let is_complete = 1000 * (n + 1) >= whole.len();
+            assert_eq!(reader.is_between_messages(), is_complete, "after {n}");
             let held = reader
                 .message
                 .as_ref()

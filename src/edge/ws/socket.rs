@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -12,6 +11,7 @@ use tokio::time::timeout;
 use super::reader::{ClientInput, FrameError, FrameReader};
 use crate::budget::LimitReached;
 use crate::config::{BODY_WAIT, CLOSE_WAIT, MESSAGES_PER_READ, READ_CHUNK, TINY_BYTES};
+use crate::edge::alarm::AlarmTime;
 use crate::edge::error::count_refusal;
 use crate::edge::link::{Broken, Link};
 use crate::edge::memory::{SplitBudget, SplitReservation};
@@ -23,16 +23,23 @@ use crate::wire::{Code, Encoding};
 #[derive(Debug)]
 pub(in crate::edge) struct FrameSocket<T> {
     pub(in crate::edge) link: Link<T>,
-    reader: FrameReader,
     bodies: SplitBudget,
-    /// The memory of a message that is not complete.
-    reservation: Option<Box<SplitReservation>>,
-    /// When that message must be complete.
-    message_by: Option<Duration>,
+    /// Present while a message or a control frame is not complete.
+    partial: Option<Box<PartialInput>>,
     /// Whether the close frame was put: nothing may follow it.
     is_closing: bool,
     /// Why nothing more is read.
     ended: Option<Disconnect>,
+}
+
+/// A message or a control frame of which a part has arrived.
+#[derive(Debug)]
+struct PartialInput {
+    reader: FrameReader,
+    /// The memory of the message.
+    reservation: Option<SplitReservation>,
+    /// When the message must be complete.
+    message_by: Option<AlarmTime>,
 }
 
 /// A complete message, and the encoding that its type stands for.
@@ -68,14 +75,37 @@ impl From<FrameError> for Disconnect {
     }
 }
 
+impl PartialInput {
+    /// Nothing has arrived.
+    fn new() -> Self {
+        Self {
+            reader: FrameReader::new(),
+            reservation: None,
+            message_by: None,
+        }
+    }
+
+    /// Reserves memory for the part of a message that has arrived.
+    fn hold(&mut self, bodies: &SplitBudget, now: AlarmTime) -> Result<(), LimitReached> {
+        let bytes = self.reader.held();
+        if bytes <= TINY_BYTES {
+            self.reservation = None;
+            self.message_by = None;
+            return Ok(());
+        }
+        self.message_by.get_or_insert(now + BODY_WAIT);
+        self.reservation
+            .get_or_insert_with(|| bodies.empty(BODY_MAX))
+            .resize(bytes)
+    }
+}
+
 impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
     pub(in crate::edge) fn new(link: Link<T>, bodies: &SplitBudget) -> Self {
         Self {
             link,
-            reader: FrameReader::new(),
             bodies: bodies.clone(),
-            reservation: None,
-            message_by: None,
+            partial: None,
             is_closing: false,
             ended: None,
         }
@@ -103,8 +133,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
         }
         let mut input = buffer.filled();
         let mut messages = Vec::new();
+        // Most messages arrive as a whole.
+        let partial = self.partial.take();
+        let mut partial = partial.map_or_else(PartialInput::new, |partial| *partial);
         for _ in 0..MESSAGES_PER_READ {
-            let received = match self.reader.read(&mut input) {
+            let received = match partial.reader.read(&mut input) {
                 Ok(Some(received)) => received,
                 Ok(None) => break,
                 Err(error) => {
@@ -134,34 +167,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> FrameSocket<T> {
         if self.ended.is_none() {
             self.link.unread(input);
         }
-        if self.hold(self.reader.held()).is_err() {
+        if partial.hold(&self.bodies, self.link.alarm.now()).is_err() {
             self.ended = Some(Disconnect::Close(Code::Overloaded));
         }
-        if let Some(by) = self.message_by {
+        if let Some(by) = partial.message_by {
             self.link.alarm.set_by(by, cx.waker());
+        }
+        if !partial.reader.is_between_messages() {
+            self.partial = Some(Box::new(partial));
         }
         Poll::Ready(Ok(messages))
     }
 
-    /// Reserves memory for the part of a message that has arrived.
-    fn hold(&mut self, bytes: usize) -> Result<(), LimitReached> {
-        if bytes <= TINY_BYTES {
-            self.reservation = None;
-            self.message_by = None;
-            return Ok(());
-        }
-        let now = self.link.alarm.now();
-        self.message_by.get_or_insert(now + BODY_WAIT);
-        let bodies = &self.bodies;
-        let reservation = self
-            .reservation
-            .get_or_insert_with(|| Box::new(bodies.empty(BODY_MAX)));
-        reservation.resize(bytes)
-    }
-
     /// When the message must be complete that has begun.
-    pub(in crate::edge) const fn message_by(&self) -> Option<Duration> {
-        self.message_by
+    pub(in crate::edge) fn message_by(&self) -> Option<AlarmTime> {
+        self.partial.as_ref()?.message_by
     }
 
     /// Performs the closing handshake (RFC 6455, section 7), for a limited time: the client may
@@ -211,6 +231,7 @@ mod tests {
     use crate::edge::alarm::Alarms;
     use crate::edge::memory::Memory;
     use crate::wire::Stored;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     fn socket(memory: &Memory) -> (DuplexStream, FrameSocket<DuplexStream>) {
@@ -287,6 +308,6 @@ mod tests {
                 (&[0x8A, 125][..], &[b'p'; 125][..])
             );
         }
-        assert!(memory.whole.used() == 0 && socket.reservation.is_none());
+        assert!(memory.whole.used() == 0 && socket.partial.is_none());
     }
 }

@@ -2,12 +2,12 @@
 //! is silent, and when it should reconnect because the edge stops. It does not handle messages.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::liveness::{Due, Liveness};
 use super::socket::{ClientMessage, Disconnect, FrameSocket};
+use crate::edge::alarm::AlarmTime;
 use crate::edge::drain::DrainSlot;
 use crate::edge::link::Link;
 use crate::edge::slow::SlowPart;
@@ -84,7 +84,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TimedSocket<T> {
             SlowPart::Message.count();
             return Err(Disconnect::Gone);
         }
-        let mut due = message_by.unwrap_or(Duration::MAX);
+        let mut due = message_by.unwrap_or(AlarmTime::NEVER);
         // A client that accepts no data has its own limit, and is not heard.
         if self.frames.link.blocked_for().is_none() {
             match self.liveness.check(now) {
@@ -118,6 +118,7 @@ mod tests {
     use crate::wire::Stored;
     use crate::wire::limits::BODY_MAX;
     use std::future::{pending, poll_fn};
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
