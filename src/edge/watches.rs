@@ -451,7 +451,7 @@ mod tests {
     async fn three_that_share_room(third: usize) -> [Watches<MemoryLog, u32>; 3] {
         let log = MemoryLog::default();
         let other: JobId = "other".parse().unwrap();
-        log.append(&job(), chunk("x".repeat(LARGE_EVENT * 3)));
+        log.append(&job(), chunk("x".repeat(LARGE_EVENT)));
         log.append(&other, chunk("x".repeat(third)));
         let room = Budget::new(LARGE_EVENT * 4);
         let mut clients = [(); 3].map(|()| Watches {
@@ -482,7 +482,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_accepts_nothing_keeps_no_room_from_others() {
-        let [mut first, mut second, mut third] = three_that_share_room(LARGE_EVENT * 3).await;
+        let [mut first, mut second, mut third] = three_that_share_room(LARGE_EVENT).await;
         next(&mut first).await;
         // It is the second one's turn, and that client is not served.
         let events = timeout(Duration::from_secs(60), events_of(&mut third)).await;
