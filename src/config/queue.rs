@@ -16,7 +16,8 @@ pub const QUEUE_REPORT_WAIT: Duration = Duration::from_secs(10);
 pub const USAGE_AGE: Duration = Duration::from_secs(1);
 /// How long an edge waits for the answer of a recorder: longer than a recorder tries to cancel a job.
 pub const RECORDER_WAIT: Duration = Duration::from_secs(12);
-/// How long an edge asks again while no recorder runs: as long as the only one needs to restart.
+/// How long an edge asks again while no recorder runs, as long as the only one needs to restart, or waits
+/// for the broker while that is down.
 pub const RECORDER_BACK_WAIT: Duration = Duration::from_secs(3);
 /// How many requests of edges a recorder serves at a time. More are refused: each waits for the
 /// broker, which is not faster with more.
