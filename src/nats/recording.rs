@@ -69,7 +69,7 @@ impl Recording {
 }
 
 /// Asks a recorder, and waits for the result, at most [`RECORDER_WAIT`]. While none runs, asks again
-/// for [`RECORDER_BACK_WAIT`].
+/// for [`RECORDER_BACK_WAIT`]. While the broker is down, waits for as long, and asks nothing.
 ///
 /// # Errors
 /// [`Unavailable`]: it is not known whether it was done. Repeating it is harmless.
@@ -81,6 +81,15 @@ pub(super) async fn ask<T: DeserializeOwned>(
     let payload: Bytes = serde_json::to_vec(payload).map_err(unavailable)?.into();
     let begin = Instant::now();
     loop {
+        // A request that is made while the connection is down is buffered, and would be served once
+        // no client waits for it any more, perhaps minutes later.
+        let connected = nats.until_work_connected();
+        if timeout_at(begin + RECORDER_BACK_WAIT, connected)
+            .await
+            .is_err()
+        {
+            return Err(Unavailable("the broker is down".into()));
+        }
         let request = Request::new()
             .payload(payload.clone())
             .timeout(None)
