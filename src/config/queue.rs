@@ -20,6 +20,9 @@ pub const RECORDER_WAIT: Duration = Duration::from_secs(12);
 /// How long an edge asks again while no recorder runs, as long as the only one needs to restart, or waits
 /// for the broker while that is down.
 pub const RECORDER_BACK_WAIT: Duration = Duration::from_secs(3);
+/// How long an edge waits before it asks another recorder as well: longer than a healthy one needs
+/// for anything but the cancellation of a busy job.
+pub const RECORDER_TRY_WAIT: Duration = Duration::from_secs(4);
 /// How many requests of edges a recorder serves at a time. More are refused: each waits for the
 /// broker, which is not faster with more.
 pub const RECORDER_REQUESTS: usize = 1024;
