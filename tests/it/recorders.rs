@@ -123,3 +123,33 @@ async fn a_request_that_was_given_up_during_an_outage_is_not_made_after_it() {
     nats.close().await;
     system.end().await;
 }
+
+/// A recorder that was killed has received the request, and does not answer.
+#[tokio::test]
+async fn a_request_without_an_answer_is_made_again_and_any_answer_counts() {
+    let (_broker, system) = unrecorded().await;
+    let prefix = &system.options.prefix;
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let queue = Queue::through_recorders(Log::open(&nats).await.unwrap());
+    let client = system.client().await;
+    let subject = format!("{prefix}.record.*");
+    let mut requests = client.subscribe(subject).await.unwrap();
+    let job: JobId = "demo:job".parse().unwrap();
+    let submission = Submission::new("demo".parse().unwrap(), json!(1));
+    let answered = async {
+        let first = within("a request", requests.next()).await.unwrap();
+        let second = within("the same request", requests.next()).await.unwrap();
+        assert_eq!(first.payload, second.payload);
+        // The first recorder was slow.
+        for (request, outcome) in [(first, "new"), (second, "same")] {
+            let answer = json!({"outcome": outcome}).to_string();
+            let sent = client.publish(request.reply.unwrap(), answer.into());
+            sent.await.unwrap();
+        }
+    };
+    let submitted = within("an outcome", queue.submit(&job, &submission));
+    let (outcome, ()) = tokio::join!(submitted, answered);
+    assert_eq!(outcome.unwrap(), SubmitOutcome::New);
+    nats.close().await;
+    system.end().await;
+}
