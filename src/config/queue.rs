@@ -14,10 +14,15 @@ pub const QUEUE_REPORT_WAIT: Duration = Duration::from_secs(10);
 /// How long an edge or a worker uses its last count of the queue. Between two counts it adds its
 /// own jobs.
 pub const USAGE_AGE: Duration = Duration::from_secs(1);
-/// How long an edge waits for the answer of a recorder: longer than a recorder tries to cancel a job.
+/// How long an edge waits for the answer of a recorder, and a recorder tries to do what it is asked for:
+/// longer than it tries to cancel a job that its worker writes to.
 pub const RECORDER_WAIT: Duration = Duration::from_secs(12);
-/// How long an edge asks again while no recorder runs: as long as the only one needs to restart.
+/// How long an edge asks again while no recorder runs, as long as the only one needs to restart, or waits
+/// for the broker while that is down.
 pub const RECORDER_BACK_WAIT: Duration = Duration::from_secs(3);
+/// How long an edge waits before it asks another recorder as well: longer than a healthy one needs
+/// for anything but the cancellation of a busy job.
+pub const RECORDER_TRY_WAIT: Duration = Duration::from_secs(4);
 /// How many requests of edges a recorder serves at a time. More are refused: each waits for the
 /// broker, which is not faster with more.
 pub const RECORDER_REQUESTS: usize = 1024;

@@ -1,11 +1,13 @@
 //! Submits, cancels and purges jobs for edges, so that the user of an edge needs no permission to
 //! write to logs or to remove anything.
 
+use std::future::Future;
+
 use async_nats::{Message, Subject, Subscriber};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -58,13 +60,32 @@ impl Recorder {
     }
 
     /// Answers requests until `stop` is cancelled, then those that it has received already.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
+        let too_late = async {
+            stop.cancelled().await;
+            sleep(RECORDER_WAIT).await;
+        };
+        tokio::select! {
+            () = self.serve(&stop) => {}
+            // Also if the library accepts nothing more, because the broker is down.
+            () = too_late => warn!("requests of edges were not answered in time"),
+        }
+    }
+
+    async fn serve(mut self, stop: &CancellationToken) {
         let mut running = FuturesUnordered::new();
         let mut bytes = 0;
+        let mut is_stopping = false;
         let queue = &self.queue;
         loop {
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    // Later requests go to other recorders.
+                    if let Err(error) = self.requests.drain().await {
+                        debug!(%error, "the subscription to requests could not be ended");
+                    }
+                }
                 Some(done) = running.next() => bytes -= done,
                 message = self.requests.next() => {
                     let Some(message) = message else { break };
@@ -83,21 +104,7 @@ impl Recorder {
                 }
             }
         }
-        // Later requests go to other recorders.
-        if let Err(error) = self.requests.drain().await {
-            debug!(%error, "the subscription to requests could not be ended");
-        }
-        let rest = async {
-            while let Some(message) = self.requests.next().await {
-                if let Some(request) = RecorderRequest::of(message, queue) {
-                    request.serve(queue).await;
-                }
-            }
-            while running.next().await.is_some() {}
-        };
-        if timeout(RECORDER_WAIT, rest).await.is_err() {
-            warn!("requests of edges were not answered in time");
-        }
+        while running.next().await.is_some() {}
     }
 }
 
@@ -124,7 +131,7 @@ impl RecorderRequest {
                     Ok(queued) => {
                         let job = queued.job().clone();
                         let submission = queued.into_submission();
-                        Box::pin(queue.submit(&job, &submission)).await
+                        in_time(Box::pin(queue.submit(&job, &submission))).await
                     }
                     Err(error) => Err(unavailable(error)),
                 };
@@ -132,14 +139,14 @@ impl RecorderRequest {
             }
             Recording::Cancel => {
                 let outcome = match serde_json::from_slice::<JobToCancel<'_>>(payload) {
-                    Ok(JobToCancel { job, by }) => Box::pin(queue.cancel(&job, by)).await,
+                    Ok(JobToCancel { job, by }) => in_time(Box::pin(queue.cancel(&job, by))).await,
                     Err(error) => Err(unavailable(error)),
                 };
                 self.answer(queue, outcome).await;
             }
             Recording::Purge => {
                 let outcome = match serde_json::from_slice::<JobToPurge<'_>>(payload) {
-                    Ok(JobToPurge { job }) => Box::pin(queue.purge(&job)).await,
+                    Ok(JobToPurge { job }) => in_time(Box::pin(queue.purge(&job))).await,
                     Err(error) => Err(unavailable(error)),
                 };
                 self.answer(queue, outcome).await;
@@ -158,4 +165,12 @@ impl RecorderRequest {
             debug!(%error, "a request of an edge was not answered");
         }
     }
+}
+
+/// Does what an edge asked for, for as long as the edge waits: an append may be retried for longer, and
+/// would keep the room of other requests. Ending it is as harmless as the end of this process.
+async fn in_time<T>(work: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    timeout(RECORDER_WAIT, work)
+        .await
+        .map_err(|_| Unavailable("the broker took too long".into()))?
 }

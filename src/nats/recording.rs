@@ -5,15 +5,17 @@
 
 use std::borrow::Cow;
 
-use async_nats::{Request, RequestErrorKind};
+use async_nats::StatusCode;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::api::subscribe;
 use super::connect::Nats;
 use super::error::unavailable;
-use crate::config::{RECORDER_BACK_WAIT, RECORDER_WAIT, RETRY_MAX};
+use crate::config::{RECORDER_BACK_WAIT, RECORDER_TRY_WAIT, RECORDER_WAIT, RETRY_MAX};
 use crate::source::Unavailable;
 use crate::wire::JobId;
 
@@ -69,7 +71,7 @@ impl Recording {
 }
 
 /// Asks a recorder, and waits for the result, at most [`RECORDER_WAIT`]. While none runs, asks again
-/// for [`RECORDER_BACK_WAIT`].
+/// for [`RECORDER_BACK_WAIT`]. While the broker is down, waits for as long, and asks nothing.
 ///
 /// # Errors
 /// [`Unavailable`]: it is not known whether it was done. Repeating it is harmless.
@@ -80,30 +82,51 @@ pub(super) async fn ask<T: DeserializeOwned>(
 ) -> Result<T, Unavailable> {
     let payload: Bytes = serde_json::to_vec(payload).map_err(unavailable)?.into();
     let begin = Instant::now();
-    loop {
-        let request = Request::new()
-            .payload(payload.clone())
-            .timeout(None)
-            .inbox(nats.names.recorded(nuid::next().as_str()));
-        let answer = nats
-            .work
-            .send_request(nats.names.record(recording.name()), request);
-        match timeout_at(begin + RECORDER_WAIT, answer).await {
-            Ok(Ok(message)) => {
-                return match serde_json::from_slice(&message.payload) {
-                    Ok(RecorderAnswer::Outcome(outcome)) => Ok(outcome),
-                    Ok(RecorderAnswer::Unavailable(reason)) => Err(Unavailable(reason)),
-                    Err(error) => Err(Unavailable(format!("invalid answer: {error}"))),
-                };
-            }
-            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-                if begin.elapsed() > RECORDER_BACK_WAIT {
-                    return Err(Unavailable("no `tailwater recorder` runs".into()));
-                }
-                sleep(RETRY_MAX / 10).await;
-            }
-            Ok(Err(error)) => return Err(unavailable(error)),
-            Err(_) => return Err(Unavailable("no recorder answered in time".into())),
+    let too_late = begin + RECORDER_WAIT;
+    // One subject for all tries: whichever is answered first counts.
+    let reply = nats.names.recorded(nuid::next().as_str());
+    let mut answers = None;
+    while Instant::now() < too_late {
+        // A request that is made while the connection is down is buffered, and would be served once
+        // no client waits for it any more, perhaps minutes later.
+        let connected = nats.until_work_connected();
+        if timeout_at(begin + RECORDER_BACK_WAIT, connected)
+            .await
+            .is_err()
+        {
+            return Err(Unavailable("the broker is down".into()));
         }
+        let answer = async {
+            let answers = match &mut answers {
+                Some(answers) => answers,
+                none @ None => none.insert(subscribe(&nats.work, reply.clone()).await?),
+            };
+            let subject = nats.names.record(recording.name());
+            let sent = nats
+                .work
+                .publish_with_reply(subject, reply.clone(), payload.clone());
+            sent.await.map_err(unavailable)?;
+            let ended = || Unavailable("the connection is closed".into());
+            answers.next().await.ok_or_else(ended)
+        };
+        // A recorder that was killed, or stopped, may have received the request and not served it.
+        let again = too_late.min(Instant::now() + RECORDER_TRY_WAIT);
+        let Ok(answer) = timeout_at(again, answer).await else {
+            continue;
+        };
+        let answer = answer?;
+        if answer.status == Some(StatusCode::NO_RESPONDERS) {
+            if begin.elapsed() > RECORDER_BACK_WAIT {
+                return Err(Unavailable("no `tailwater recorder` runs".into()));
+            }
+            sleep(RETRY_MAX / 10).await;
+            continue;
+        }
+        return match serde_json::from_slice(&answer.payload) {
+            Ok(RecorderAnswer::Outcome(outcome)) => Ok(outcome),
+            Ok(RecorderAnswer::Unavailable(reason)) => Err(Unavailable(reason)),
+            Err(error) => Err(Unavailable(format!("invalid answer: {error}"))),
+        };
     }
+    Err(Unavailable("no recorder answered in time".into()))
 }

@@ -88,6 +88,8 @@ mod purge;
 mod python_library;
 /// Limits of one subject: streams, submissions per second, and jobs in flight.
 mod quotas;
+/// Recorders: requests that take long, that come during an outage, and that wait when one stops.
+mod recorders;
 /// Plain HTTP: pages of history, waiting for a result, and the errors of every path.
 mod rest;
 /// A store that is restored from a copy while clients watch.
