@@ -346,14 +346,14 @@ fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::READ_TAKE_WAIT;
+    use crate::config::{READ_BUDGET_PAUSE, READ_TAKE_WAIT, STEP_BYTES};
     use crate::runtime::Tasks;
     use crate::source::memory::{MemoryLog, chunk, job};
     use crate::wire::{Body, Seq};
     use futures_util::FutureExt as _;
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {
         poll_fn(|cx| watches.poll_next(cx)).await
@@ -507,6 +507,36 @@ mod tests {
         assert_eq!(events.expect("the room is not kept"), [1]);
         next(&mut third).await;
         assert_eq!(events_of(&mut second).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_have_become_more_wait_for_room_for_all_of_their_step() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x".repeat(LARGE_EVENT / 2)));
+        let mut watches = Watches {
+            transport: Transport::WebSocket,
+            ..watches(&log)
+        };
+        let room = watches.room.clone();
+        let held = room.reserve(room.limit()).unwrap();
+        let start = Start::After(Seq(0));
+        watches.watch(job(), start, false, 1).unwrap();
+        next(&mut watches).await;
+        let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
+        assert!(waiting.is_err(), "there is no room");
+        log.append(&job(), chunk("x"));
+        drop(held);
+        sleep(READ_BUDGET_PAUSE * 2).await;
+        let of_first = room.used();
+        assert!((LARGE_EVENT..STEP_BYTES).contains(&of_first), "{of_first}");
+        let held = room.reserve(room.limit() - of_first).unwrap();
+        let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
+        assert!(waiting.is_err(), "there is room for the first one only");
+        drop(held);
+        sleep(READ_BUDGET_PAUSE * 2).await;
+        assert_eq!(room.used(), STEP_BYTES);
+        assert_eq!(events_of(&mut watches).await, [1, 2]);
+        assert!(room.used() < STEP_BYTES, "what is not needed is released");
     }
 
     /// Lets one client, which these watches are of, wait for room for four events, and accept nothing then.

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::budget::{Budget, LimitReached, Reservation};
+use crate::config::STEP_BYTES;
 use crate::edge::counters::RoomMember;
 use crate::runtime::Tasks;
 use crate::session::{Position, Session, SessionError, Step};
@@ -197,10 +198,15 @@ impl<S: EventSource, R> Watch<S, R> {
         if bytes == 0 {
             return Ok(None);
         }
-        if let Some(room) = room
-            && room.reservation.bytes() >= bytes
-        {
-            return Ok(Some(Box::new(room.reservation)));
+        let mut enough = bytes;
+        if let Some(mut room) = room {
+            if room.reservation.bytes() >= bytes {
+                // Shrinking cannot fail.
+                let _ = room.reservation.resize(bytes);
+                return Ok(Some(Box::new(room.reservation)));
+            }
+            // Events that arrived meanwhile are part of the step. More of them must not make it wait again.
+            enough = bytes.max(STEP_BYTES);
         }
         let reserved = budget.reserve_if_first(bytes);
         if reserved.is_err()
@@ -212,7 +218,7 @@ impl<S: EventSource, R> Watch<S, R> {
             let tasks = tasks.clone();
             let room = async move {
                 let turn = turn.lock_owned().await;
-                let reservation = budget.reserve_by_task(bytes, tasks).await;
+                let reservation = budget.reserve_by_task(enough, tasks).await;
                 WatchRoom {
                     reservation,
                     _turn: turn,
