@@ -25,8 +25,26 @@ struct Pool {
     used: AtomicUsize,
     refused: AtomicU64,
     whole: Option<Budget>,
+    /// How many wait for room.
+    waiting: AtomicUsize,
     /// Held by the first of those that wait; it serves them in their order.
     turn: Mutex<()>,
+}
+
+/// Counts one that waits, in this number, until it is dropped.
+struct WaitsForRoom<'a>(&'a AtomicUsize);
+
+impl<'a> WaitsForRoom<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for WaitsForRoom<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The limit is reached for the moment.
@@ -65,6 +83,7 @@ impl Budget {
             used,
             refused,
             whole,
+            waiting: AtomicUsize::new(0),
             turn: Mutex::new(()),
         }))
     }
@@ -83,9 +102,9 @@ impl Budget {
     /// # Errors
     /// [`LimitReached`].
     pub fn reserve_if_first(&self, bytes: usize) -> Result<Reservation, LimitReached> {
-        let Ok(_turn) = self.0.turn.try_lock() else {
+        if self.0.waiting.load(Ordering::Relaxed) > 0 {
             return Err(self.count_refusal());
-        };
+        }
         self.reserve(bytes)
     }
 
@@ -94,6 +113,7 @@ impl Budget {
     /// wait for the first one: poll it until it is ready, or drop it.
     pub async fn reserve_in_turn(&self, bytes: usize) -> Reservation {
         let bytes = bytes.min(self.limit());
+        let _waits = WaitsForRoom::new(&self.0.waiting);
         let _turn = self.0.turn.lock().await;
         // Not counted as a refusal each time.
         while self.acquire(bytes).is_err() {
@@ -155,6 +175,7 @@ impl Budget {
             used,
             refused: _,
             whole,
+            waiting: _,
             turn: _,
         } = &*self.0;
         let fits = |used: usize| used.checked_add(bytes).filter(|sum| sum <= limit);
@@ -385,6 +406,21 @@ mod tests {
         drop(held);
         drop(waiting.await);
         assert_eq!(budget.reserve_if_first(10).unwrap().bytes(), 10);
+    }
+
+    #[test]
+    fn threads_that_reserve_at_the_same_time_do_not_refuse_each_other() {
+        let budget = Budget::new(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..100_000 {
+                        drop(budget.reserve_if_first(1).unwrap());
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.refused(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+pub(super) use self::watch::RoomTurn;
 use self::watch::{Progress, Watch};
 use super::access::{TokenEvent, unix_ms};
 use super::counters::{Counters, Transport};
@@ -52,6 +53,8 @@ pub(super) struct Watches<S: EventSource, R> {
     client: IpAddr,
     /// The room of events that are so large that a client must not hold them for long.
     room: Budget,
+    /// `None` until one of them waits for room.
+    room_turn: Option<RoomTurn>,
     /// Usually one.
     list: ShortList<Watch<S, R>>,
     /// The watch that is polled first, so that each gets its turn.
@@ -89,10 +92,17 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             transport,
             client,
             room,
+            room_turn: None,
             list: ShortList::default(),
             turn: 0,
             delivery: None,
         }
+    }
+
+    /// The same watches; they share the turn to wait for room with others of their client.
+    pub(super) fn sharing(mut self, turn: RoomTurn) -> Self {
+        self.room_turn = Some(turn);
+        self
     }
 
     /// Watches a job; `compact` merges the text that is stored now. Unless the watch is refused at
@@ -212,8 +222,10 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             Progress::Step(Step::Events(events), before) => {
                 let largest = events.iter().map(|event| event.size()).max().unwrap_or(0);
                 let bytes = room_of(&events, largest, self.transport).min(self.room.limit());
+                let tasks = self.hub.tasks();
+                let turn = &mut self.room_turn;
                 let watch = &mut self.list[index];
-                let room = watch.room_for(bytes, &self.room, self.hub.tasks(), before);
+                let room = watch.room_for(bytes, &self.room, tasks, turn, before);
                 let room = room.ok()?;
                 self.delivery = Some(PendingDelivery {
                     watch: Some(number(index)),
@@ -302,6 +314,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
     }
 }
 
+const _: () = assert!(
+    WATCHES_MAX < u16::MAX as usize,
+    "an index of a watch takes two bytes"
+);
+
 /// An index of one of [`WATCHES_MAX`] watches. In two bytes, because an idle client holds two such
 /// numbers.
 fn number(index: usize) -> u16 {
@@ -329,13 +346,14 @@ fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{READ_BUDGET_PAUSE, READ_TAKE_WAIT, STEP_BYTES};
     use crate::runtime::Tasks;
     use crate::source::memory::{MemoryLog, chunk, job};
     use crate::wire::{Body, Seq};
     use futures_util::FutureExt as _;
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {
         poll_fn(|cx| watches.poll_next(cx)).await
@@ -489,6 +507,98 @@ mod tests {
         assert_eq!(events.expect("the room is not kept"), [1]);
         next(&mut third).await;
         assert_eq!(events_of(&mut second).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_have_become_more_wait_for_room_for_all_of_their_step() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x".repeat(LARGE_EVENT / 2)));
+        let mut watches = Watches {
+            transport: Transport::WebSocket,
+            ..watches(&log)
+        };
+        let room = watches.room.clone();
+        let held = room.reserve(room.limit()).unwrap();
+        let start = Start::After(Seq(0));
+        watches.watch(job(), start, false, 1).unwrap();
+        next(&mut watches).await;
+        let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
+        assert!(waiting.is_err(), "there is no room");
+        log.append(&job(), chunk("x"));
+        drop(held);
+        sleep(READ_BUDGET_PAUSE * 2).await;
+        let of_first = room.used();
+        assert!((LARGE_EVENT..STEP_BYTES).contains(&of_first), "{of_first}");
+        let held = room.reserve(room.limit() - of_first).unwrap();
+        let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
+        assert!(waiting.is_err(), "there is room for the first one only");
+        drop(held);
+        sleep(READ_BUDGET_PAUSE * 2).await;
+        assert_eq!(room.used(), STEP_BYTES);
+        assert_eq!(events_of(&mut watches).await, [1, 2]);
+        assert!(room.used() < STEP_BYTES, "what is not needed is released");
+    }
+
+    /// Lets one client, which these watches are of, wait for room for four events, and accept nothing then.
+    /// Another client gets its event after the time of one of them, and the first one gets all of its own later.
+    async fn wait_as_one(log: &MemoryLog, mut idle: Vec<Watches<MemoryLog, u32>>) {
+        let room = idle[0].room.clone();
+        let mut other = Watches {
+            room: room.clone(),
+            ..watches(log)
+        };
+        let held = room.reserve(room.limit()).unwrap();
+        let jobs = ["a", "b", "c", "d"].map(|id| id.parse::<JobId>().unwrap());
+        let start = Start::After(Seq(0));
+        for (number, job) in jobs.iter().enumerate() {
+            log.append(job, chunk("x".repeat(LARGE_EVENT)));
+            let part = number % idle.len();
+            idle[part].watch(job.clone(), start, false, 1).unwrap();
+            let answer = next(&mut idle[part]).await;
+            assert!(matches!(answer, Outgoing::Answer(..)));
+        }
+        other.watch(jobs[0].clone(), start, false, 1).unwrap();
+        next(&mut other).await;
+        for waiting in idle.iter_mut().chain([&mut other]) {
+            let waiting = timeout(Duration::from_secs(60), next(waiting)).await;
+            assert!(waiting.is_err(), "there is no room");
+        }
+        // There is room for one event at a time.
+        drop(held);
+        let events = timeout(READ_TAKE_WAIT * 3 / 2, events_of(&mut other)).await;
+        assert_eq!(events.expect("the room is kept once"), [1]);
+        next(&mut other).await;
+        let all_delivered = poll_fn(|cx| {
+            let mut delivered = 0;
+            for part in &mut idle {
+                while part.poll_next(cx).is_ready() {}
+                delivered += part.counters.delivered();
+            }
+            if delivered < 4 {
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        });
+        let all_delivered = timeout(Duration::from_secs(60), all_delivered).await;
+        assert!(all_delivered.is_ok(), "each gets its room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_waits_for_room_for_one_of_its_watches_at_a_time() {
+        let log = MemoryLog::default();
+        wait_as_one(&log, vec![watches(&log)]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_share_a_turn_wait_for_room_as_one_client() {
+        let log = MemoryLog::default();
+        let turn = RoomTurn::default();
+        let first = watches(&log).sharing(Arc::clone(&turn));
+        let second = Watches {
+            room: first.room.clone(),
+            ..watches(&log)
+        };
+        wait_as_one(&log, vec![first, second.sharing(turn)]).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -148,7 +148,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
         let from = self.from;
         let request = TurnRequest::new(Arc::clone(&app), self.access.clone(), from, &chat);
         let answers = id.to_owned();
-        let follow = move |session| FollowedJob::new(&app, from, answers, session);
+        let turn = self.requests.room_turn();
+        let follow = move |session| FollowedJob::new(&app, from, answers, turn, session);
         let opening: ChatOpening<Reader> = if is_send {
             let input = ChatSubmission::of(body_of(frame, chat))?.input;
             let held = self.reserve(&input)?;

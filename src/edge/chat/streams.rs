@@ -16,7 +16,7 @@ use crate::edge::counters::Transport;
 use crate::edge::error::{Problem, count_refusal};
 use crate::edge::link::Link;
 use crate::edge::sse::{Translation, Translator};
-use crate::edge::watches::{Outgoing, Watches};
+use crate::edge::watches::{Outgoing, RoomTurn, Watches};
 use crate::nats::Reader;
 use crate::session::Session;
 use crate::source::EventSource;
@@ -28,6 +28,8 @@ pub(super) struct ChatRequests<S: EventSource> {
     list: Vec<ChatRequestStream<S>>,
     /// The request that is polled first, so that each gets its turn.
     turn: usize,
+    /// `None` until the first request. One for all, because they are of one client.
+    room_turn: Option<RoomTurn>,
 }
 
 /// A request that is answered.
@@ -66,7 +68,13 @@ impl<S: EventSource> ChatRequests<S> {
         Self {
             list: Vec::new(),
             turn: 0,
+            room_turn: None,
         }
+    }
+
+    /// The turn of these requests to wait for room.
+    pub(super) fn room_turn(&mut self) -> RoomTurn {
+        Arc::clone(self.room_turn.get_or_insert_default())
     }
 
     /// Whether the request with this id is not over.
@@ -178,8 +186,14 @@ impl<S: EventSource> ChatRequestStream<S> {
 }
 
 impl FollowedJob<Reader> {
-    /// Answers the request with this id.
-    pub(super) fn new(app: &App, from: IpAddr, request: String, session: Session<Reader>) -> Self {
+    /// Answers the request with this id; `turn` comes from [`ChatRequests::room_turn`].
+    pub(super) fn new(
+        app: &App,
+        from: IpAddr,
+        request: String,
+        turn: RoomTurn,
+        session: Session<Reader>,
+    ) -> Self {
         let translator = Translator::new(Box::new(PartFrames {
             fold: MessageParts::new(session.job().clone()),
             request,
@@ -188,7 +202,8 @@ impl FollowedJob<Reader> {
         let counters = Arc::clone(&app.thread.counters);
         let room = app.shared.memory().events(Transport::WebSocket).clone();
         let transport = Transport::WebSocket;
-        let mut watches = Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
+        let watches = Watches::new(Arc::clone(&app.hub), counters, transport, from, room);
+        let mut watches = watches.sharing(turn);
         watches.watch_session(session);
         Self {
             watches,
@@ -320,6 +335,13 @@ mod tests {
         assert!(requests.has("waits"));
         requests.abort("waits");
         assert!(!requests.has("waits"));
+    }
+
+    #[test]
+    fn the_requests_of_a_connection_share_a_turn_to_wait_for_room() {
+        let mut requests = requests();
+        let first = requests.room_turn();
+        assert!(Arc::ptr_eq(&first, &requests.room_turn()));
     }
 
     #[test]

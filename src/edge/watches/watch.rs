@@ -6,19 +6,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::budget::{Budget, LimitReached, Reservation};
+use crate::config::STEP_BYTES;
 use crate::edge::counters::RoomMember;
 use crate::runtime::Tasks;
 use crate::session::{Position, Session, SessionError, Step};
 use crate::source::EventSource;
 use crate::wire::{JobId, Status, Stored};
 
+/// The turn to wait for room, which the watches of one client share. A client that accepts nothing takes
+/// no room, but keeps it for a moment from those that wait after it: that is once for a client, and not
+/// once for each of its watches.
+pub(in crate::edge) type RoomTurn = Arc<Mutex<()>>;
+
 /// A watch of one job. `R` says where the answer to its request goes.
 pub(super) struct Watch<S: EventSource, R> {
     state: WatchState<S, R>,
     /// Reserved before the events for which there was no room are read again.
-    room: Option<Box<Reservation>>,
+    room: Option<Box<WatchRoom>>,
     /// Since when the client has everything that was stored before.
     pub(super) live_since_ms: Option<NonZeroU64>,
     /// Boxed, because only one transport has rooms.
@@ -50,7 +57,14 @@ struct OpeningWatch<S: EventSource, R> {
 /// A watch without room for the next events.
 struct FullWatch<S: EventSource> {
     session: Session<S>,
-    room: BoxFuture<'static, Reservation>,
+    room: BoxFuture<'static, WatchRoom>,
+}
+
+/// Room for the next events.
+struct WatchRoom {
+    reservation: Reservation,
+    /// The other watches of the client wait until these events are read.
+    _turn: OwnedMutexGuard<()>,
 }
 
 /// A session that is being opened.
@@ -119,8 +133,12 @@ impl<S: EventSource, R> Watch<S, R> {
             match &mut self.state {
                 WatchState::Open(session) => {
                     let before = session.position();
-                    let step = ready!(session.poll_next(cx));
-                    return Poll::Ready(Progress::Step(step, before));
+                    let polled = session.poll_next(cx);
+                    if polled.is_pending() && session.reads_memory() {
+                        // The events that needed the room are gone.
+                        self.room = None;
+                    }
+                    return polled.map(|step| Progress::Step(step, before));
                 }
                 WatchState::Opening(opening) => {
                     let opened = ready!(opening.session.as_mut().poll(cx));
@@ -149,7 +167,7 @@ impl<S: EventSource, R> Watch<S, R> {
         }
     }
 
-    fn found_room(&mut self, room: Reservation) {
+    fn found_room(&mut self, room: WatchRoom) {
         self.room = Some(Box::new(room));
         if let WatchState::Full(full) = self.take_state() {
             self.state = WatchState::Open(full.session);
@@ -167,24 +185,45 @@ impl<S: EventSource, R> Watch<S, R> {
     /// # Errors
     /// When there is none, or others wait for it. The session then goes back to where it stood `before`
     /// them, and reads them again once there is, and those that came earlier have theirs. One of
-    /// `tasks` waits for that.
+    /// `tasks` waits for that once it is this watch's turn. Makes the client's `turn` if it has none.
     pub(super) fn room_for(
         &mut self,
         bytes: usize,
         budget: &Budget,
         tasks: &Tasks,
+        turn: &mut Option<RoomTurn>,
         before: Position,
     ) -> Result<Option<Box<Reservation>>, LimitReached> {
-        let room = self.room.take().filter(|room| room.bytes() >= bytes);
-        if bytes == 0 || room.is_some() {
-            return Ok(room.filter(|_| bytes > 0));
+        let room = self.room.take();
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let mut enough = bytes;
+        if let Some(mut room) = room {
+            if room.reservation.bytes() >= bytes {
+                // Shrinking cannot fail.
+                let _ = room.reservation.resize(bytes);
+                return Ok(Some(Box::new(room.reservation)));
+            }
+            // Events that arrived meanwhile are part of the step. More of them must not make it wait again.
+            enough = bytes.max(STEP_BYTES);
         }
         let reserved = budget.reserve_if_first(bytes);
         if reserved.is_err()
             && let WatchState::Open(mut session) = self.take_state()
         {
             session.rewind(before);
-            let room = budget.clone().reserve_by_task(bytes, tasks.clone());
+            let turn = Arc::clone(turn.get_or_insert_default());
+            let budget = budget.clone();
+            let tasks = tasks.clone();
+            let room = async move {
+                let turn = turn.lock_owned().await;
+                let reservation = budget.reserve_by_task(enough, tasks).await;
+                WatchRoom {
+                    reservation,
+                    _turn: turn,
+                }
+            };
             self.state = WatchState::Full(Box::new(FullWatch {
                 session,
                 room: Box::pin(room),
@@ -199,5 +238,34 @@ impl<S: EventSource, R> Watch<S, R> {
             WatchState::Open(session) => Some(session),
             WatchState::Opening(_) | WatchState::Full(_) | WatchState::Over(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Hub;
+    use crate::source::memory::{MemoryLog, chunk, job};
+    use crate::wire::{Seq, Start};
+    use futures_util::FutureExt as _;
+    use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_released_once_the_events_that_needed_it_are_gone() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x"));
+        let hub = Hub::new(log, Tasks::default());
+        let start = Start::After(Seq(1));
+        let session = Session::open(&hub, &job(), start).await.unwrap();
+        let mut watch: Watch<MemoryLog, ()> = Watch::of(session);
+        let budget = Budget::new(1);
+        watch.room = Some(Box::new(WatchRoom {
+            reservation: budget.reserve(1).unwrap(),
+            _turn: RoomTurn::default().lock_owned().await,
+        }));
+        let live = poll_fn(|cx| watch.poll_next(cx)).await;
+        assert!(matches!(live, Progress::Step(Step::Live, _)));
+        let next = poll_fn(|cx| watch.poll_next(cx)).now_or_never();
+        assert!(next.is_none() && budget.used() == 0);
     }
 }
