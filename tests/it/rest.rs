@@ -125,6 +125,8 @@ async fn waiting_requests_are_answered_when_the_edge_stops() {
     system.demo().await;
     let edge = system.edge().await;
     system.submit("waits", words(10_000, 50, 1)).await;
+    // The edge knows then that there is no such job, and a request for it waits at once.
+    get_json(&edge, "/api/jobs/unknown/events?wait=1s").await;
     let begun = Instant::now();
     let stop = async {
         watched_jobs(&edge, 2).await;

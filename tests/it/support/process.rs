@@ -209,7 +209,7 @@ impl System {
     /// A command line that reaches this system as the command's role.
     pub fn command(&self, command: &[&str], flags: &[&str]) -> Vec<String> {
         let mut access = self.flags_of(role_of(command[0]));
-        if command[0] == "edge" && self.has_roles {
+        if command[0] == "edge" && self.record() {
             access.push("--recorder".to_owned());
         }
         [owned(command), access, owned(flags)].concat()

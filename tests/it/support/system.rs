@@ -1,6 +1,7 @@
 //! Streams, edges and workers inside the test process, on a real broker.
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -30,7 +31,9 @@ pub struct System {
     pub queue: Queue,
     pub tasks: Tasks,
     /// Whether its broker has a user per role.
-    pub(super) has_roles: bool,
+    has_roles: bool,
+    /// Whether it has a recorder, which reaches the broker as its edges do.
+    recorder: Once,
     /// The logs of its broker.
     broker_logs: Vec<PathBuf>,
 }
@@ -125,22 +128,26 @@ impl System {
         setup.close().await;
         let nats = Nats::connect(&options).await.unwrap();
         let log = Log::open(&nats).await.unwrap();
-        let system = Self {
+        Self {
             options,
             queue: Queue::new(log.clone()),
             log,
             tasks: Tasks::new(CancellationToken::new()),
             has_roles,
+            recorder: Once::new(),
             broker_logs: broker.logs(),
-        };
-        if has_roles {
-            system.record();
         }
-        system
     }
 
-    /// Starts a recorder in this process, for the edges with the user of their role.
-    fn record(&self) {
+    /// Starts a recorder in this process, if there is none and edges need one. Returns whether they do.
+    pub(super) fn record(&self) -> bool {
+        if self.has_roles {
+            self.recorder.call_once(|| self.start_recorder());
+        }
+        self.has_roles
+    }
+
+    fn start_recorder(&self) {
         let options = self.as_role(Role::Recorder);
         let stop = self.tasks.stop().clone();
         self.tasks.spawn(async move {
@@ -163,7 +170,7 @@ impl System {
 
     /// Starts an edge in this process, with other settings.
     pub async fn edge_with(&self, mut settings: edge::EdgeSettings) -> Edge {
-        settings.recorder = self.has_roles;
+        settings.recorder = self.record();
         let listener = edge::bind("127.0.0.1:0".parse().unwrap(), 1)
             .unwrap()
             .remove(0);
@@ -314,6 +321,7 @@ impl System {
             queue: self.queue.clone(),
             tasks: self.tasks.clone(),
             has_roles: self.has_roles,
+            recorder: Once::new(),
             broker_logs: self.broker_logs.clone(),
         }
     }
