@@ -42,6 +42,29 @@ async fn random_cuts_lose_and_repeat_nothing() {
 }
 
 #[tokio::test]
+async fn socketio_clients_recover_from_incomplete_handshakes() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = system.edge().await;
+    let input = words(60, 40, 10);
+    system.submit("handshakes", input.clone()).await;
+    // Each client has a proxy, so that it meets every cut.
+    let proxies = [
+        Proxy::cutting_handshakes(&edge.addr).await,
+        Proxy::cutting_handshakes(&edge.addr).await,
+        Proxy::cutting_handshakes(&edge.addr).await,
+    ];
+    let addrs = proxies.iter().map(|proxy| proxy.addr.as_str());
+    let followers = Follower::all_socketio(addrs, "handshakes");
+    assert_eq!(followers.len(), proxies.len());
+    end_whole(followers, &text(&input)).await;
+    for proxy in &proxies {
+        assert!(proxy.cuts() > 10, "{}", proxy.cuts());
+    }
+    system.end().await;
+}
+
+#[tokio::test]
 async fn a_job_can_be_watched_at_any_time() {
     let system = System::on(Broker::shared_one()).await;
     system.demo().await;

@@ -66,6 +66,22 @@ impl Proxy {
         .await
     }
 
+    /// The first 14 connections end early: after 30 bytes, and each 50 bytes later than the one before.
+    /// Some of them end within the response to a Socket.IO handshake, which has about 640 bytes.
+    pub async fn cutting_handshakes(target: &str) -> Self {
+        Self::with(&[target], |count| {
+            if count < 14 {
+                Life {
+                    bytes: 30 + count * 50,
+                    ..FOREVER
+                }
+            } else {
+                FOREVER
+            }
+        })
+        .await
+    }
+
     /// Each connection ends after a time between these two, which are scattered evenly.
     pub async fn cutting_after(target: &str, shortest: Duration, longest: Duration) -> Self {
         Self::with(&[target], move |count| {

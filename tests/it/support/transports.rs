@@ -113,6 +113,16 @@ impl Follower {
             .collect()
     }
 
+    /// A follower with each Socket.IO client, through these addresses in turn.
+    pub fn all_socketio<'a>(addrs: impl IntoIterator<Item = &'a str>, job: &str) -> Vec<Self> {
+        TRANSPORTS
+            .iter()
+            .filter(|transport| transport.name.starts_with("Socket.IO"))
+            .zip(addrs)
+            .map(|(transport, addr)| Self::start(transport, addr, job, false))
+            .collect()
+    }
+
     /// A follower of each transport, whose watches are compacted.
     pub fn all_compact(addr: &str, job: &str) -> Vec<Self> {
         TRANSPORTS
