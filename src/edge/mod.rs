@@ -95,7 +95,7 @@ use crate::config::{DRAIN_WAIT, FOLDS};
 use crate::hub::Hub;
 use crate::metrics::WaitCount;
 use crate::nats::{Log, Nats, NatsError, PurgeSignals, Queue, Reader, ReportCache, UsageCache};
-use crate::runtime::Tasks;
+use crate::runtime::{Tasks, return_free_memory};
 use crate::source::Unavailable;
 
 /// The most verbose level at which the library of Socket.IO's WebSockets may log, whatever filter is
@@ -136,6 +136,7 @@ pub async fn run(
         Arc::clone(&hub),
     ));
     shared.join(&thread);
+    tasks.spawn_until_stop(return_free_memory());
     let alarms = Alarms::new();
     tasks.spawn(alarms.clone().run(stop.clone(), closing.clone()));
     let app = Arc::new(App {

@@ -1,5 +1,6 @@
 //! Tasks, their timers, wake-ups and mailboxes, panics, threads, and the signals that end a process.
 
+mod free_memory;
 mod lazy_timer;
 mod mailbox;
 mod own_waker;
@@ -12,6 +13,7 @@ mod wake_counter;
 mod wake_queue;
 mod work;
 
+pub(crate) use free_memory::return_free_memory;
 pub(crate) use lazy_timer::LazyTimer;
 pub(crate) use mailbox::{MailSender, Mailbox, NoMail, mailbox};
 pub(crate) use own_waker::{OwnWaker, with_own_waker};
