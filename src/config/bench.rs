@@ -25,6 +25,10 @@ pub const BENCH_APPEND_CONNECTIONS: usize = 32;
 pub const BENCH_CONNECT_WAIT: Duration = Duration::from_secs(60);
 /// How long the processes are idle before their memory is measured, and before the first event.
 pub const BENCH_SETTLE: Duration = Duration::from_millis(500);
+/// How long idle clients are connected before their memory is measured: an edge returns what their
+/// handshakes needed within [`FREE_MEMORY_EVERY`](super::FREE_MEMORY_EVERY) and a second, in which its
+/// allocator keeps it.
+pub const BENCH_IDLE_SETTLE: Duration = Duration::from_secs(4);
 /// How long appends are measured before the clients of a storm reconnect.
 pub const BENCH_APPENDS_BEFORE: Duration = Duration::from_secs(2);
 /// How late deliveries may be before the run ends without them.

@@ -1,4 +1,3 @@
-use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -276,11 +275,10 @@ async fn a_scan_over_large_events_is_never_cut_off() {
 const LOADED: u64 = 32 * 1024;
 
 #[tokio::test]
-async fn an_edge_whose_allocator_returns_memory_at_once_keeps_none_of_clients_that_have_gone() {
+async fn an_edge_keeps_no_memory_of_clients_that_have_gone() {
     let system = System::on(Broker::shared_one()).await;
     let edge = system.command(&["edge"], &["--listen", "127.0.0.1:0"]);
-    let at_once = [("MIMALLOC_PURGE_DELAY", "0")];
-    let mut edge = Process::start_with(edge, &at_once, Stdio::inherit());
+    let mut edge = Process::start(edge);
     let addr = edge.says("ready http://").await;
     // Clients watch this many jobs, each with 12 events of 8 kB, and disconnect. Returns the memory
     // that the edge then holds for their feeds, in KiB.

@@ -22,7 +22,8 @@ use super::transport::ClientTransport;
 use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
 use crate::cli::args::NatsArgs;
 use crate::config::{
-    BENCH_APPENDS_BEFORE, BENCH_AT_ONCE, BENCH_GRACE, BENCH_LATE_EVENTS, BENCH_REDRAW, BENCH_SETTLE,
+    BENCH_APPENDS_BEFORE, BENCH_AT_ONCE, BENCH_GRACE, BENCH_IDLE_SETTLE, BENCH_LATE_EVENTS,
+    BENCH_REDRAW, BENCH_SETTLE,
 };
 use crate::nats::Role;
 use crate::wire::JobId;
@@ -90,7 +91,12 @@ async fn live(
     let watchers = connect_all(plan, system, jobs, &account).await;
     let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
     let connections = watchers.len();
-    sleep(BENCH_SETTLE).await;
+    let settle = if plan.idle {
+        BENCH_IDLE_SETTLE
+    } else {
+        BENCH_SETTLE
+    };
+    sleep(settle).await;
     meter.connected()?;
     let mut started = Instant::now();
     if plan.idle {
