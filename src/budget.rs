@@ -123,8 +123,9 @@ impl Budget {
     }
 
     /// [`Self::reserve_in_turn`] for a caller that is not always polled, because its client accepts
-    /// nothing: one of `tasks` waits for it, so that the others need not wait for the caller. Room
-    /// that the caller does not take soon is released, and it waits again, after the others.
+    /// nothing: a task, one of `tasks`, waits in its place, so that those after it need not wait for the
+    /// caller. Room that the caller does not take soon is released, and the caller waits again, after the
+    /// others.
     pub async fn reserve_by_task(self, bytes: usize, tasks: Tasks) -> Reservation {
         loop {
             let (sender, mut room) = mailbox();

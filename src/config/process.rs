@@ -12,8 +12,8 @@ pub const LOG_LINE_MAX: usize = 8 * 1024;
 pub const LOG_FLUSH_WAIT: Duration = Duration::from_millis(500);
 /// How often an edge thread returns free memory to the system, once it was not used for as long.
 pub const FREE_MEMORY_EVERY: Duration = Duration::from_secs(1);
-/// A block of this size, in bytes, shares a page of the allocator with no other: those up to 512 KiB do
-/// (`MI_LARGE_MAX_OBJ_SIZE` of mimalloc 3).
+/// A block of this size, in bytes, has a page of the allocator to itself: only blocks of up to 512 KiB
+/// share pages (`MI_LARGE_MAX_OBJ_SIZE` of mimalloc 3).
 pub const FREE_MEMORY_BLOCK: usize = 2 * 1024 * 1024;
 /// How many of the files that a process may open are kept for its connections to the broker, its
 /// logs, and short-lived files.

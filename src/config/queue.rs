@@ -14,12 +14,14 @@ pub const QUEUE_REPORT_WAIT: Duration = Duration::from_secs(10);
 /// How long an edge or a worker uses its last count of the queue. Between two counts it adds its
 /// own jobs.
 pub const USAGE_AGE: Duration = Duration::from_secs(1);
-/// How long an edge waits for the answer of a recorder, and a recorder tries to do what it is asked for:
-/// longer than it tries to cancel a job that its worker writes to.
+/// How long an edge waits for the answer of a recorder, and how long a recorder works on one request:
+/// longer than [`CANCEL_WAIT`](super::CANCEL_WAIT), so that it does not cut off a cancel.
 pub const RECORDER_WAIT: Duration = Duration::from_secs(12);
-/// How long an edge asks again while no recorder runs, as long as the only one needs to restart, or waits
-/// for the broker while that is down.
+/// How long an edge asks again while no recorder runs, or waits while the broker is down: long enough for
+/// the only recorder to restart.
 pub const RECORDER_BACK_WAIT: Duration = Duration::from_secs(3);
+/// The pause before an edge asks again while no recorder runs.
+pub const RECORDER_PAUSE: Duration = Duration::from_millis(50);
 /// How long an edge waits before it asks another recorder as well: longer than a healthy one needs
 /// for anything but the cancellation of a busy job.
 pub const RECORDER_TRY_WAIT: Duration = Duration::from_secs(4);

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::turn_queue::{QueuedTurn, TurnQueue};
 use crate::config::{DRAIN_TICK, TICK};
 
-/// A time of a thread's timer, in milliseconds. An idle client holds several, so that it takes half the
-/// memory of a [`Duration`], also if it is optional.
+/// A time of a thread's timer, in milliseconds. It takes half the memory of a [`Duration`], also if it is
+/// optional, because an idle client holds several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AlarmTime(NonZeroU64);
 

@@ -109,7 +109,8 @@ impl Recorder {
 }
 
 impl RecorderRequest {
-    /// The request in a message; `None` if it is none.
+    /// The request in a message; `None` if it is not a request, or the answer may not go where its sender
+    /// wants it.
     fn of(message: Message, queue: &Queue) -> Option<Self> {
         let names = &queue.log.nats.names;
         let recording = Recording::named(names.recording_of(&message.subject)?)?;
@@ -168,7 +169,8 @@ impl RecorderRequest {
 }
 
 /// Does what an edge asked for, for as long as the edge waits: an append may be retried for longer, and
-/// would keep the room of other requests. Ending it is as harmless as the end of this process.
+/// other requests would have less room meanwhile. To stop it early is as harmless as the end of this
+/// process.
 async fn in_time<T>(work: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
     timeout(RECORDER_WAIT, work)
         .await

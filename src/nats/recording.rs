@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::api::subscribe;
 use super::connect::Nats;
 use super::error::unavailable;
-use crate::config::{RECORDER_BACK_WAIT, RECORDER_TRY_WAIT, RECORDER_WAIT, RETRY_MAX};
+use crate::config::{RECORDER_BACK_WAIT, RECORDER_PAUSE, RECORDER_TRY_WAIT, RECORDER_WAIT};
 use crate::source::Unavailable;
 use crate::wire::JobId;
 
@@ -50,7 +50,7 @@ pub(super) struct JobToPurge<'a> {
 pub(super) enum RecorderAnswer<T> {
     /// The result.
     Outcome(T),
-    /// What a repeated request may get over, as text.
+    /// Why it failed, as text. The same request may succeed later.
     Unavailable(String),
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
             if begin.elapsed() > RECORDER_BACK_WAIT {
                 return Err(Unavailable("no `tailwater recorder` runs".into()));
             }
-            sleep(RETRY_MAX / 10).await;
+            sleep(RECORDER_PAUSE).await;
             continue;
         }
         return match serde_json::from_slice(&answer.payload) {

@@ -1,5 +1,5 @@
 """Tests `JobLog` and claims of clients/python against a stream in memory: messages that are not events, a leader that was cut
-off, purges, and segments.
+off, purges and segments.
 
 The argument is {"library": folder}. Prints the name of each test that has passed, as a JSON string a line.
 """
@@ -353,7 +353,7 @@ async def segments_continue_when_another_worker_owns_the_job():
 
 async def a_worker_that_cannot_read_earlier_events_writes_no_segment_of_them():
     event = {"type": "model:chunk:v1", "job": "j", "attempt": 1, "ts": 1, "text": "a"}
-    # Without the confirmation what precedes it, and with a sequence number that is not the next one.
+    # Without the confirmation of what precedes it, and with a sequence number that is not the next one.
     for seq, fence in ((70, None), (9, 69)):
         stream = Stream()
         log = stream.log()

@@ -88,7 +88,7 @@ async fn a_recorder_tries_no_longer_than_an_edge_waits() {
 
 /// Otherwise the client library would send it as soon as the broker is back.
 #[tokio::test]
-async fn a_request_that_was_given_up_during_an_outage_is_not_made_after_it() {
+async fn a_request_that_was_abandoned_during_an_outage_is_not_made_after_it() {
     let (broker, system) = unrecorded().await;
     let prefix = &system.options.prefix;
     let link = Link::to(&broker.addr(0)).await;

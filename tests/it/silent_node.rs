@@ -133,16 +133,21 @@ async fn readiness_follows_a_node_that_hangs() {
     system.end().await;
 }
 
+/// A connection to a broker, and the link that it goes through.
+async fn connect_through_link(broker: &Broker, system: &System) -> (Link, Nats) {
+    let link = Link::to(&broker.addr(0)).await;
+    let far = system.reached_at(&format!("nats://{}", link.addr));
+    let nats = within("a connection", Nats::connect(&far.options)).await;
+    (link, nats.unwrap())
+}
+
 /// All of them need the same proof that the leader has a quorum.
 #[tokio::test]
 async fn reads_that_wait_for_a_silent_leader_fail_together() {
     let broker = Broker::shared_one();
     let system = System::on(broker).await;
     let job = system.submit("silent", words(1, 0, 1)).await;
-    let link = Link::to(&broker.addr(0)).await;
-    let far = system.reached_at(&format!("nats://{}", link.addr));
-    let nats = within("a connection", Nats::connect(&far.options)).await;
-    let nats = nats.unwrap();
+    let (link, nats) = connect_through_link(broker, &system).await;
     let log = Log::open(&nats).await.unwrap();
     link.set(Flow::Silent);
     let begun = Instant::now();
@@ -160,10 +165,7 @@ async fn few_replays_at_a_time_wait_for_a_leader() {
     let broker = Broker::shared_one();
     let system = System::on(broker).await;
     let job = system.submit("silent", words(1, 0, 1)).await;
-    let link = Link::to(&broker.addr(0)).await;
-    let far = system.reached_at(&format!("nats://{}", link.addr));
-    let nats = within("a connection", Nats::connect(&far.options)).await;
-    let nats = nats.unwrap();
+    let (link, nats) = connect_through_link(broker, &system).await;
     let tasks = Tasks::new(CancellationToken::new());
     let log = Log::open(&nats).await.unwrap();
     let reader = Reader::open(log, &tasks).await.unwrap();
