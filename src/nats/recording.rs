@@ -86,6 +86,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
     // One subject for all tries: whichever is answered first counts.
     let reply = nats.names.recorded(nuid::next().as_str());
     let mut answers = None;
+    let mut was_received = false;
     while Instant::now() < too_late {
         // A request that is made while the connection is down is buffered, and would be served once
         // no client waits for it any more, perhaps minutes later.
@@ -112,11 +113,13 @@ pub(super) async fn ask<T: DeserializeOwned>(
         // A recorder that was killed, or stopped, may have received the request and not served it.
         let again = too_late.min(Instant::now() + RECORDER_TRY_WAIT);
         let Ok(answer) = timeout_at(again, answer).await else {
+            was_received = true;
             continue;
         };
         let answer = answer?;
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
-            if begin.elapsed() > RECORDER_BACK_WAIT {
+            // One that was asked before and stops may still answer.
+            if !was_received && begin.elapsed() > RECORDER_BACK_WAIT {
                 return Err(Unavailable("no `tailwater recorder` runs".into()));
             }
             sleep(RECORDER_PAUSE).await;
