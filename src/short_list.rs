@@ -63,23 +63,20 @@ impl<T> ShortList<T> {
 
     /// Adds an item before all others.
     pub fn push_front(&mut self, item: T) {
-        self.0 = match self.0.take() {
-            ListItems::Empty => ListItems::One(item),
-            others @ (ListItems::One(_) | ListItems::Several(_)) => {
-                let mut several = others.with_room(1);
-                several.items.push_front(item);
-                ListItems::Several(several)
-            }
-        };
+        self.add(item, VecDeque::push_front);
     }
 
     /// Adds an item after all others.
     pub fn push_back(&mut self, item: T) {
+        self.add(item, VecDeque::push_back);
+    }
+
+    fn add(&mut self, item: T, to_several: fn(&mut VecDeque<T>, T)) {
         self.0 = match self.0.take() {
             ListItems::Empty => ListItems::One(item),
             others @ (ListItems::One(_) | ListItems::Several(_)) => {
                 let mut several = others.with_room(1);
-                several.items.push_back(item);
+                to_several(&mut several.items, item);
                 ListItems::Several(several)
             }
         };

@@ -214,16 +214,35 @@ async def ws_submits(rig, count):
 
 @attack("rest-submits", "submissions over HTTP while the broker does not answer", full=160, short=32, honest=False)
 async def rest_submits(rig, count):
-    body = ('{"kind":"parked","input":' + heavy_input() + "}").encode()
-    os.kill(rig.broker.pid, signal.SIGSTOP)
+    body = '{"kind":"parked","input":' + heavy_input() + "}"
+    return await silent_submits(rig, count, "/api/jobs", lambda number: body)
+
+
+@attack("chat-submits", "turns of chats while the broker does not answer", full=160, short=32, honest=False)
+async def chat_submits(rig, count):
+    said = '"messages":[{"role":"user","parts":[{"type":"text","text":"hello"}]}]'
+    fields = said + ',"more":' + heavy_input() + "}"
+    return await silent_submits(rig, count, "/api/chat", lambda number: f'{{"id":"{number}",' + fields)
+
+
+@attack("openai-submits", "completions while the broker does not answer", full=160, short=32, honest=False)
+async def openai_submits(rig, count):
+    said = '"messages":[{"role":"user","content":"hello"}]'
+    body = '{"model":"parked",' + said + ',"more":' + heavy_input() + "}"
+    return await silent_submits(rig, count, "/v1/chat/completions", lambda number: body)
+
+
+async def silent_submits(rig, count, path, body_of):
+    """Requests whose answers need the broker, all at once, while it is stopped."""
     clients = []
 
-    async def one(_):
+    async def one(number):
         client = await Client.connect(rig.port)
         clients.append(client)
-        await client.send(request("POST", "/api/jobs", body, JSON))
+        await client.send(request("POST", path, body_of(number).encode(), JSON))
         return await client.head(3)
 
+    os.kill(rig.broker.pid, signal.SIGSTOP)
     try:
         return await gather(count, one, at_once=count)
     finally:

@@ -91,7 +91,7 @@ class Rig:
 
     def start_edge(self, tls=False):
         """Starts a new edge, so that an attack does not affect the next one."""
-        flags = ["--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test"]
+        flags = ["--memory", f"{MEMORY}MiB", "--callback-hosts", "hooks.test", "--chat-kind", "parked"]
         self.tls = tls_to("http/1.1") if tls else None
         if tls:
             cert, key = self.certificate()

@@ -136,10 +136,11 @@ pub(super) async fn answer(
     Peer(from): Peer,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
-    let submission = ChatSubmission::of(foreign_body(&body)?)?;
+    let (parsed, held) = foreign_body(&body, |input| app.reserve_submission(input))?;
     drop((body, reservation));
+    let submission = ChatSubmission::of(parsed)?;
     let request = TurnRequest::new(app, access, from, &submission.chat);
-    let session = request.answer(submission.input).await?;
+    let session = request.answer(submission.input, held).await?;
     follow(request, session)
 }
 

@@ -51,7 +51,7 @@ struct Authentication<R> {
     verified: BoxFuture<'static, Result<Access, Problem>>,
     reply_to: R,
     /// Frames that arrived meanwhile, from a client without access.
-    held: VecDeque<(ClientFrame, SplitReservation, R)>,
+    held: VecDeque<(ClientFrame, Option<SplitReservation>, R)>,
 }
 
 impl<R: Send + 'static> ConnectedClient<R> {
@@ -90,17 +90,17 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }
     }
 
-    /// See [`reservation_for`].
-    pub(super) fn reservation_for(&self, frame: &ClientFrame) -> Result<SplitReservation, Refusal> {
-        reservation_for(&self.app, frame)
+    /// See [`App::admit_submission`].
+    pub(super) fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
+        self.app.admit_submission(input)
     }
 
-    /// Handles a frame; `reservation` comes from [`reservation_for`]. Returns an immediate answer;
-    /// [`Self::next`] returns a later one. A client that must disconnect gets none.
+    /// Handles a frame; a submission holds the reservation until it is queued. Returns an immediate
+    /// answer; [`Self::next`] returns a later one. A client that must disconnect gets none.
     pub(super) fn handle(
         &mut self,
         frame: ClientFrame,
-        reservation: SplitReservation,
+        reservation: Option<SplitReservation>,
         reply_to: R,
     ) -> Option<(ServerFrame, R)> {
         if self.ended.is_some() {
@@ -383,24 +383,4 @@ fn no_token() -> TokenEvents {
         sleep(Duration::from_millis(AUTH_WAIT_MS)).await;
         TokenEvent::Ended(Code::Unauthorized)
     }))
-}
-
-/// The memory that a frame takes until it is handled; a submission, until it is queued.
-pub(super) fn reservation_for(app: &App, frame: &ClientFrame) -> Result<SplitReservation, Refusal> {
-    let ClientFrame::Submit {
-        submission,
-        reference,
-        ..
-    } = frame
-    else {
-        return Ok(app.shared.memory().submits.empty(0));
-    };
-    app.reservation_for(submission).map_err(|problem| Refusal {
-        code: problem.code(),
-        message: problem.message().to_owned(),
-        request: RequestRef {
-            reference: reference.clone(),
-            job: None,
-        },
-    })
 }

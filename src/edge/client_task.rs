@@ -19,6 +19,14 @@ pub(super) trait ServedClient {
     fn close(self, end: Self::End) -> BoxFuture<'static, ()>;
 }
 
+/// What [`ServedClient::poll_serve`] returns after a turn, which fails when the client should be disconnected.
+pub(super) fn end_of_turn<E>(turn: Poll<Result<(), E>>) -> Poll<E> {
+    match turn {
+        Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        Poll::Ready(Err(end)) => Poll::Ready(end),
+    }
+}
+
 /// Serves a client until it is disconnected.
 pub(super) struct ClientTask<C>(Box<ClientState<C>>);
 

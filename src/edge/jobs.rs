@@ -18,7 +18,7 @@ use tracing::info;
 use super::access::Access;
 use super::app::App;
 use super::error::Problem;
-use super::memory::{SplitReservation, weight};
+use super::memory::SplitReservation;
 use super::quota::{JobInFlight, SubjectUsage};
 use crate::auth::Operation;
 use crate::config::{OPEN_WAIT, QUOTA_PROBES};
@@ -27,8 +27,8 @@ use crate::session::until_ended;
 use crate::source::{KnownJob, LogFold, Unavailable, fold_until};
 use crate::wire::limits::KEY_MAX;
 use crate::wire::{
-    BearerToken, Code, JobId, JobState, KEY_ID, Kind, Seq, Status, Submission, WatchTokenTerms,
-    may_call_back, reserved_kind,
+    BearerToken, Code, JobId, JobState, KEY_ID, Kind, Refusal, Seq, Status, Submission,
+    WatchTokenTerms, may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -56,8 +56,8 @@ pub(super) struct SubmitRequest {
     /// The idempotency key.
     pub(super) key: Option<String>,
     pub(super) watch_token: WatchTokenTerms,
-    /// The memory that it takes until it is queued.
-    pub(super) _reservation: SplitReservation,
+    /// The memory that it takes until it is queued, unless its caller holds that.
+    pub(super) _reservation: Option<SplitReservation>,
 }
 
 /// A request to cancel a job, as an event of its log.
@@ -75,6 +75,12 @@ pub(super) struct CancelReceipt {
     pub(super) new: bool,
 }
 
+/// The memory that a submission takes until it is queued, if its input takes this much: once parsed,
+/// and twice as stored or copied.
+pub(super) const fn submission_memory(input: usize) -> usize {
+    size_of::<Submission>() + 3 * input
+}
+
 impl Accepted {
     fn new(id: JobId, kind: Kind, status: Status, new: bool) -> Self {
         Self {
@@ -89,19 +95,16 @@ impl Accepted {
 }
 
 impl App {
-    /// The memory that a submission takes until it is queued: see [`Self::reserve_submission`].
-    pub(super) fn reservation_for(
-        &self,
-        submission: &Submission,
-    ) -> Result<SplitReservation, Problem> {
-        self.reserve_submission(weight(&submission.input))
+    /// Reserves [`submission_memory`].
+    pub(super) fn reserve_submission(&self, input: usize) -> Result<SplitReservation, Problem> {
+        let bytes = submission_memory(input);
+        Ok(self.shared.memory().submits.reserve(bytes)?)
     }
 
-    /// The memory that a submission takes until it is queued, if its input takes this much: once
-    /// parsed, and twice as stored.
-    pub(super) fn reserve_submission(&self, input: usize) -> Result<SplitReservation, Problem> {
-        let bytes = size_of::<Submission>() + 3 * input;
-        Ok(self.shared.memory().submits.reserve(bytes)?)
+    /// The same, as the answer to a frame.
+    pub(super) fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
+        let reserved = self.reserve_submission(input);
+        reserved.map_err(|problem| Refusal::new(problem.code(), problem.message()))
     }
 
     /// Submits a job, and holds the reservation of the request until it is queued. Without an id, the

@@ -59,7 +59,7 @@ pub(super) async fn submit(
         ..
     } = frame;
     let request = SubmitRequest {
-        _reservation: reserved,
+        _reservation: Some(reserved),
         submission,
         key: idempotency_key(&headers)?,
         watch_token,

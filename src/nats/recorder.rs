@@ -6,7 +6,8 @@ use std::future::Future;
 use async_nats::{Message, Subject, Subscriber};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use serde::Serialize;
+use serde::Deserialize;
+use serde_json::{Value, to_value};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -93,7 +94,7 @@ impl Recorder {
                     let size = request.message.payload.len();
                     if running.len() >= RECORDER_REQUESTS || bytes + size > RECORDER_BYTES {
                         let busy = Unavailable("the recorder is busy".into());
-                        request.answer::<()>(queue, Err(busy)).await;
+                        request.answer(queue, Err(busy)).await;
                         continue;
                     }
                     bytes += size;
@@ -125,37 +126,32 @@ impl RecorderRequest {
     }
 
     async fn serve(self, queue: &Queue) {
-        let payload = &self.message.payload;
-        match self.recording {
-            Recording::Submit => {
-                let outcome = match serde_json::from_slice::<QueuedJob<'_>>(payload) {
-                    Ok(queued) => {
-                        let job = queued.job().clone();
-                        let submission = queued.into_submission();
-                        in_time(Box::pin(queue.submit(&job, &submission))).await
-                    }
-                    Err(error) => Err(unavailable(error)),
-                };
-                self.answer(queue, outcome).await;
-            }
-            Recording::Cancel => {
-                let outcome = match serde_json::from_slice::<JobToCancel<'_>>(payload) {
-                    Ok(JobToCancel { job, by }) => in_time(Box::pin(queue.cancel(&job, by))).await,
-                    Err(error) => Err(unavailable(error)),
-                };
-                self.answer(queue, outcome).await;
-            }
-            Recording::Purge => {
-                let outcome = match serde_json::from_slice::<JobToPurge<'_>>(payload) {
-                    Ok(JobToPurge { job }) => in_time(Box::pin(queue.purge(&job))).await,
-                    Err(error) => Err(unavailable(error)),
-                };
-                self.answer(queue, outcome).await;
-            }
-        }
+        let outcome = in_time(Box::pin(self.outcome(queue))).await;
+        self.answer(queue, outcome).await;
     }
 
-    async fn answer<T: Serialize>(&self, queue: &Queue, outcome: Result<T, Unavailable>) {
+    async fn outcome(&self, queue: &Queue) -> Result<Value, Unavailable> {
+        let payload = &self.message.payload;
+        let outcome = match self.recording {
+            Recording::Submit => {
+                let queued: QueuedJob<'_> = parsed(payload)?;
+                let job = queued.job().clone();
+                let submission = queued.into_submission();
+                to_value(queue.submit(&job, &submission).await?)
+            }
+            Recording::Cancel => {
+                let JobToCancel { job, by } = parsed(payload)?;
+                to_value(queue.cancel(&job, by).await?)
+            }
+            Recording::Purge => {
+                let JobToPurge { job } = parsed(payload)?;
+                to_value(queue.purge(&job).await?)
+            }
+        };
+        outcome.map_err(unavailable)
+    }
+
+    async fn answer(&self, queue: &Queue, outcome: Result<Value, Unavailable>) {
         let answer = match outcome {
             Ok(outcome) => RecorderAnswer::Outcome(outcome),
             Err(Unavailable(reason)) => RecorderAnswer::Unavailable(reason),
@@ -166,6 +162,10 @@ impl RecorderRequest {
             debug!(%error, "a request of an edge was not answered");
         }
     }
+}
+
+fn parsed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Unavailable> {
+    serde_json::from_slice(payload).map_err(unavailable)
 }
 
 /// Does what an edge asked for, for as long as the edge waits: an append may be retried for longer, and

@@ -129,10 +129,23 @@ impl ClientFrame {
     /// # Errors
     /// A [`Refusal`] for the client.
     pub fn parse(message: &[u8], encoding: Encoding) -> Result<Self, Refusal> {
+        Self::parse_admitted(message, encoding, |_| Ok(())).map(|(frame, _)| frame)
+    }
+
+    /// Parses a client's message. Before the input of a submission is built, `admit` gets about how
+    /// many bytes it will take in memory, and may refuse it. What it returns comes with the frame.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for the client.
+    pub fn parse_admitted<R>(
+        message: &[u8],
+        encoding: Encoding,
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> Result<(Self, Option<R>), Refusal> {
         match encoding {
-            Encoding::Json => Self::from_json(message),
+            Encoding::Json => Self::from_json(message, admit),
             Encoding::MsgPack => match codec::json_within(message, BODY_MAX) {
-                Ok(Some(json)) => Self::from_json(&json),
+                Ok(Some(json)) => Self::from_json(&json, admit),
                 Ok(None) => {
                     let request = codec::from_msgpack::<RequestHead>(message)
                         .map(Into::into)
@@ -145,7 +158,10 @@ impl ClientFrame {
         }
     }
 
-    fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+    fn from_json<R>(
+        text: &[u8],
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> Result<(Self, Option<R>), Refusal> {
         let bad = |message| Refusal::new(Code::BadRequest, message);
         let not_a_frame = || bad("a frame must be an object with an `op`");
         let mut head: RequestHead = object(text).map_err(|misread| match misread {
@@ -158,31 +174,54 @@ impl ClientFrame {
         let request = RequestRef::from(head);
         let frame = op
             .ok_or_else(not_a_frame)
-            .and_then(|op| Self::read(&op, text))
-            .and_then(|frame| {
-                let lacks_ref =
-                    matches!(&frame, Self::Submit { reference, .. } if reference.is_none());
-                if lacks_ref {
-                    return Err(bad("missing field `ref`"));
-                }
-                Ok(frame)
-            });
+            .and_then(|op| Self::read(&op, text, true, admit));
         frame.map_err(|refusal| Refusal { request, ..refusal })
     }
 
-    /// Parses a frame whose `op` is separate, as Socket.IO sends it. A submission needs no `ref`,
-    /// because the acknowledgement identifies it.
+    /// Parses a frame whose `op` is separate, as Socket.IO sends it, and otherwise as
+    /// [`Self::parse_admitted`] does. A submission needs no `ref`, because the acknowledgement
+    /// identifies it.
     ///
     /// # Errors
     /// A [`Refusal`] for the client.
-    pub fn from_fields(op: &str, fields: &[u8]) -> Result<Self, Refusal> {
-        Self::read(op, fields).map_err(|refusal| Refusal {
+    pub fn from_fields<R>(
+        op: &str,
+        fields: &[u8],
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> Result<(Self, Option<R>), Refusal> {
+        Self::read(op, fields, false, admit).map_err(|refusal| Refusal {
             request: RequestRef::of(fields),
             ..refusal
         })
     }
 
-    fn read(op: &str, text: &[u8]) -> Result<Self, Refusal> {
+    fn read<R>(
+        op: &str,
+        text: &[u8],
+        needs_ref: bool,
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> Result<(Self, Option<R>), Refusal> {
+        if op != "submit" {
+            return Self::read_small(op, text).map(|frame| (frame, None));
+        }
+        let (frame, admitted) = SubmitFrame::from_json(text, needs_ref, admit)?;
+        let SubmitFrame {
+            reference,
+            key,
+            watch_token,
+            submission,
+        } = frame;
+        let frame = Self::Submit {
+            reference,
+            key,
+            watch_token,
+            submission,
+        };
+        Ok((frame, Some(admitted)))
+    }
+
+    /// Reads a frame that is no submission.
+    fn read_small(op: &str, text: &[u8]) -> Result<Self, Refusal> {
         match op {
             "auth" => {
                 let AuthFields { _op, token } = read_fields(text)?;
@@ -216,20 +255,6 @@ impl ClientFrame {
             "unwatch" => {
                 let UnwatchFields { _op, job } = read_fields(text)?;
                 Ok(Self::Unwatch { job: job_id(&job)? })
-            }
-            "submit" => {
-                let SubmitFrame {
-                    reference,
-                    key,
-                    watch_token,
-                    submission,
-                } = SubmitFrame::from_json(text)?;
-                Ok(Self::Submit {
-                    reference,
-                    key,
-                    watch_token,
-                    submission,
-                })
             }
             "cancel" => {
                 let CancelFields {
@@ -285,6 +310,29 @@ mod tests {
             ClientFrame::parse(&rmp_serde::to_vec_named(frame).unwrap(), Encoding::MsgPack);
         assert_eq!(json, msgpack, "{frame}");
         json
+    }
+
+    #[test]
+    fn an_input_that_is_not_admitted_is_refused_with_the_ref_of_its_frame() {
+        let refuse = |_| Err::<(), _>(Refusal::new(Code::Overloaded, "no room"));
+        let admit = |memory: usize| Ok(memory);
+        let submit = json!({"op": "submit", "ref": "r", "kind": "k", "input": ["four"]});
+        let watch = json!({"op": "watch", "job": "j"});
+        for encoding in [Encoding::Json, Encoding::MsgPack] {
+            let message = |frame: &Value| match encoding {
+                Encoding::Json => frame.to_string().into_bytes(),
+                Encoding::MsgPack => rmp_serde::to_vec_named(frame).unwrap(),
+            };
+            let refused = ClientFrame::parse_admitted(&message(&submit), encoding, refuse);
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code, Code::Overloaded);
+            assert_eq!(refused.request.reference.as_deref(), Some("r"));
+            let (_, admitted) =
+                ClientFrame::parse_admitted(&message(&submit), encoding, admit).unwrap();
+            assert!(admitted > Some(4), "{admitted:?}");
+            let watch = ClientFrame::parse_admitted(&message(&watch), encoding, refuse);
+            assert_eq!(watch.unwrap().1, None);
+        }
     }
 
     /// Requires that each of these frames is refused with this code.

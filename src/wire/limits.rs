@@ -11,7 +11,7 @@ pub const ID_MAX: usize = 2 * NAME_MAX + 1;
 pub const INPUT_MAX: usize = 512 * 1024;
 /// The largest input in memory, in bytes. A list of 75,000 objects with one field each has 512 KiB
 /// of JSON and takes a hundred times that once parsed. Inputs whose objects have 20 bytes of JSON
-/// or more stay below this limit.
+/// or more, and whose lists have 4 or more, stay below this limit.
 pub const INPUT_MEMORY_MAX: usize = 16 * 1024 * 1024;
 /// The largest stored event, in bytes, and the largest message in the queue. A NATS server that
 /// accepts only smaller messages lowers this limit.

@@ -42,6 +42,7 @@ pub use event::{Body, Channel, Event, EventType, JobFailure, Status};
 pub use failure::FailureCode;
 pub use id::{BadId, BadName, JobId, Kind, Prefix, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
+pub use object::Excerpt;
 pub use refusal::{Refusal, RequestRef, job_id, kind, read_fields, shortened};
 pub use scan::map_memory;
 pub use schema::{Dialect, definitions};

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 
 /// The first `MAX` characters of text that a client wrote; `None` if it wrote something else.
 #[derive(Debug, Default)]
-pub(super) struct Excerpt<const MAX: usize>(pub(super) Option<String>);
+pub struct Excerpt<const MAX: usize>(pub Option<String>);
 
 impl<'de, const MAX: usize> Deserialize<'de> for Excerpt<MAX> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -179,8 +179,10 @@ impl<'de, W: Write> Visitor<'de> for JsonScan<'_, W> {
         {
             count += 1;
         }
-        // A vector doubles its capacity when it grows.
-        *self.memory += count.next_power_of_two() * size_of::<Value>();
+        if count > 0 {
+            // A vector has room for 4 items at first, and doubles its capacity when it grows.
+            *self.memory += count.max(4).next_power_of_two() * size_of::<Value>();
+        }
         self.close(b"]", count)
     }
 
@@ -284,6 +286,11 @@ mod tests {
                 55 << 20,
             ),
             (format!("\"{}\"", "x".repeat(1000)), 1000, 1000),
+            (
+                "[[],[[1]]]".to_owned(),
+                12 * size_of::<Value>(),
+                12 * size_of::<Value>(),
+            ),
         ] {
             let memory = measure(&text).unwrap().memory;
             assert!((from..=to).contains(&memory), "{text:.40}: {memory}");

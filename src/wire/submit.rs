@@ -79,19 +79,24 @@ pub struct SubmitFrame {
 
 impl SubmitFrame {
     /// Parses a submit frame: the fields of [`Submission::from_json`] and, optionally, `op`, `ref`
-    /// and `key`.
+    /// and `key`; `ref` may be required. Before the input is built, `admit` gets about how many bytes it will take in
+    /// memory, and may refuse it.
     ///
     /// # Errors
-    /// A [`Refusal`] for the client.
-    pub fn from_json(text: &[u8]) -> Result<Self, Refusal> {
+    /// A [`Refusal`] for the client, and what `admit` returns.
+    pub fn from_json<R>(
+        text: &[u8],
+        needs_ref: bool,
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> Result<(Self, R), Refusal> {
         let fields: SubmissionFields<'_> = refusal::read_fields(text)?;
-        let (frame, ()) = Self::of(fields, |_| Ok::<_, Refusal>(()))?;
-        Ok(frame)
+        if needs_ref && fields.reference.is_none() {
+            return Err(Refusal::new(Code::BadRequest, "missing field `ref`"));
+        }
+        Self::of(fields, admit)
     }
 
-    /// Parses the body of an HTTP request: the fields of a submit frame without `op`, `ref` and
-    /// `key`. Before the input is built, `admit` gets about how many bytes it will take in memory,
-    /// and may refuse it.
+    /// Parses the body of an HTTP request: as [`Self::from_json`], without `op`, `ref` and `key`.
     ///
     /// # Errors
     /// A [`Refusal`] for the client, and what `admit` returns.
@@ -119,10 +124,11 @@ impl SubmitFrame {
         admit: impl FnOnce(usize) -> Result<R, E>,
     ) -> Result<(Self, R), E> {
         refusal::check_reference(fields.reference.as_deref())?;
+        let watch_token = fields.watch_token()?;
         let (submission, admitted) = fields.submission(admit)?;
         let frame = Self {
             submission,
-            watch_token: fields.watch_token()?,
+            watch_token,
             reference: fields.reference,
             key: fields.key,
         };
@@ -175,18 +181,25 @@ impl SubmissionFields<'_> {
     }
 }
 
-/// Parses a request in another protocol, which becomes an input. A refused one is not built.
+/// Parses a request in another protocol, which becomes an input. Before it is built, `admit` gets
+/// about how many bytes it will take in memory, and may refuse it.
 ///
 /// # Errors
-/// A [`Refusal`] for the client.
-pub fn foreign_body(text: &[u8]) -> Result<Value, Refusal> {
+/// A [`Refusal`] for the client, and what `admit` returns.
+pub fn foreign_body<R, E: From<Refusal>>(
+    text: &[u8],
+    admit: impl FnOnce(usize) -> Result<R, E>,
+) -> Result<(Value, R), E> {
     let not_text = |error: std::str::Utf8Error| Refusal::new(Code::BadJson, error.to_string());
     let text = std::str::from_utf8(text).map_err(not_text)?;
     let size = scan::measure(text).map_err(|error| bad_input(&error))?;
     if size.memory > INPUT_MEMORY_MAX {
-        return Err(Refusal::new(Code::TooLarge, too_many_parts(size.memory)));
+        return Err(Refusal::new(Code::TooLarge, too_many_parts(size.memory)).into());
     }
-    plain(&mut serde_json::Deserializer::from_str(text)).map_err(|error| bad_input(&error))
+    let admitted = admit(size.memory)?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let body = plain(&mut reader).map_err(|error| bad_input(&error))?;
+    Ok((body, admitted))
 }
 
 fn too_many_parts(memory: usize) -> String {
@@ -325,6 +338,19 @@ mod tests {
         assert_eq!(full.callback.as_deref(), Some("https://h/p"));
         let floats = json!({"kind": "k", "timeout_ms": 5.0, "silence_timeout_ms": null});
         assert_eq!(read(&floats).unwrap().limits.timeout_ms, Some(5));
+    }
+
+    #[test]
+    fn the_body_of_another_protocol_is_admitted_before_it_is_built() {
+        let refuse = |_| Err::<(), _>(Refusal::new(Code::Overloaded, "no room"));
+        let refused = foreign_body(b"[1]", refuse).unwrap_err();
+        assert_eq!(refused.code, Code::Overloaded);
+        let invalid = foreign_body(b"[1e999]", refuse).unwrap_err();
+        assert_eq!(invalid.code, Code::BadJson, "it needs no room");
+        let admit = |memory: usize| Ok::<_, Refusal>(memory);
+        let (body, memory) = foreign_body(br#"{"a":"bc"}"#, admit).unwrap();
+        assert_eq!(body, json!({"a": "bc"}));
+        assert_eq!(memory, scan::measure(r#"{"a":"bc"}"#).unwrap().memory);
     }
 
     #[test]

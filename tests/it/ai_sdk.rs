@@ -4,9 +4,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output};
 use tailwater::edge::EdgeSettings;
-use tokio_tungstenite::connect_async;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::support::broker::Broker;
 use crate::support::http::{exchange, get_json, header, http};
@@ -282,19 +283,23 @@ async fn requests_that_are_not_a_chat_are_refused() {
     system.end().await;
 }
 
-#[tokio::test]
-async fn a_request_id_that_is_in_use_closes_the_connection_and_the_job_goes_on() {
-    let system = System::on(Broker::shared_one()).await;
-    system.demo().await;
-    let edge = edge(&system).await;
+/// A connection that speaks the protocol of the AI SDK.
+async fn chat_socket(edge: &Edge) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
     let mut request = format!("ws://{}/ws", edge.addr)
         .into_client_request()
         .unwrap();
     let headers = request.headers_mut();
     headers.insert("Sec-WebSocket-Protocol", "ai-sdk.chat.v1".parse().unwrap());
-    let (mut socket, _) = within("a connection", connect_async(request))
-        .await
-        .unwrap();
+    let connected = within("a connection", connect_async(request)).await;
+    connected.unwrap().0
+}
+
+#[tokio::test]
+async fn a_request_id_that_is_in_use_closes_the_connection_and_the_job_goes_on() {
+    let system = System::on(Broker::shared_one()).await;
+    system.demo().await;
+    let edge = edge(&system).await;
+    let mut socket = chat_socket(&edge).await;
     let message = json!({"role": "user", "parts": [{"type": "text", "text": "hi"}]});
     let body = json!({"words": 100_000, "rate": 50});
     let request = json!({
@@ -329,5 +334,48 @@ async fn a_request_id_that_is_in_use_closes_the_connection_and_the_job_goes_on()
     let (status, _, stopping) = http(&edge, "POST", "/api/chat/twice/stop", "", b"").await;
     assert_eq!(status, 200);
     assert!(stopping["job"].is_string(), "{stopping}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_bad_frame_ends_only_its_own_request_if_it_names_one() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = edge(&system).await;
+    let mut socket = chat_socket(&edge).await;
+    let longest = "x".repeat(80);
+    let deep = "[".repeat(100) + &"]".repeat(100);
+    for (frame, code) in [
+        (r#""type":"send""#, "bad_request"),
+        (r#""type":"send","id":"c","messages":[]"#, "bad_request"),
+        (r#""type":"send","id":"c","more":1e999"#, "bad_json"),
+        (r#""type":"resume","id":[]"#, "bad_request"),
+        (r#""type":{},"id":"c""#, "bad_request"),
+        (r#""type":"dance","id":"c""#, "bad_request"),
+        (
+            &format!(r#""type":"send","id":"c","more":{deep}"#),
+            "bad_request",
+        ),
+    ] {
+        let frame = format!(r#"{{"requestId":"{longest}",{frame}}}"#);
+        socket.send(Message::text(frame.clone())).await.unwrap();
+        let answer = within("an answer", socket.next()).await.unwrap().unwrap();
+        let answer: Value = serde_json::from_str(answer.to_text().unwrap()).unwrap();
+        assert_eq!(answer["requestId"], *longest, "{frame}");
+        assert!(answer.to_string().contains(code), "{frame}: {answer}");
+    }
+    for request in [
+        "null".into(),
+        format!("\"{longest}x\""),
+        format!("\"{}\"", "é".repeat(41)),
+    ] {
+        let mut socket = chat_socket(&edge).await;
+        let frame = format!(r#"{{"requestId":{request},"type":"resume","id":"c"}}"#);
+        socket.send(Message::text(frame.clone())).await.unwrap();
+        let answer = within("a close", socket.next()).await.unwrap().unwrap();
+        let Message::Close(Some(close)) = answer else {
+            panic!("{frame}: {answer}");
+        };
+        assert_eq!(u16::from(close.code), 1002);
+    }
     system.end().await;
 }

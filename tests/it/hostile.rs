@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tailwater::process_group::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -178,6 +179,46 @@ async fn incomplete_bodies_hold_bounded_memory() {
         "{refused} and {late}"
     );
     assert_eq!(stats(&addr, "/api/stats").await["memory"]["used"], 0);
+    system.end().await;
+}
+
+#[tokio::test]
+async fn inputs_that_wait_for_the_broker_hold_bounded_memory() {
+    let broker = Broker::one();
+    let system = System::on(&broker).await;
+    let (edge, addr) = system
+        .edge_process(&["--memory", "64MiB", "--chat-kind", "demo"])
+        .await;
+    // 500 KiB of text, about 16 MiB in memory.
+    let heavy = format!("[{}1]", r#"{"number":1234567890},"#.repeat(23_000));
+    let said = r#""messages":[{"role":"user","content":"hello","parts":[{"type":"text","text":"hello"}]}]"#;
+    let requests: Vec<Vec<u8>> = (0..16)
+        .flat_map(|number| {
+            [
+                ("/api/jobs", format!(r#"{{"kind":"demo","input":{heavy}}}"#)),
+                ("/api/chat", format!(r#"{{"id":"{number}",{said},"more":{heavy}}}"#)),
+                ("/v1/chat/completions", format!(r#"{{"model":"demo",{said},"more":{heavy}}}"#)),
+            ]
+        })
+        .map(|(path, body)| {
+            let length = body.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        })
+        .collect();
+    let before = edge.memory();
+    broker.signal(0, Signal::STOP);
+    let asked = requests
+        .iter()
+        .map(|request| ask(&addr, request, Duration::from_secs(60)));
+    let answers = within("the answers", join_all(asked)).await;
+    broker.signal(0, Signal::CONT);
+    let peak = edge.peak_memory();
+    let is_late = |(_, met): &(_, String)| met == "503 unavailable";
+    assert!(answers.iter().any(is_late), "none waited for the broker");
+    assert!(peak < before + MOST, "{before} to {peak} KiB");
     system.end().await;
 }
 

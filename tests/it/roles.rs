@@ -40,6 +40,14 @@ impl Accounts {
         Self { broker, dir }
     }
 
+    /// With the streams, which `setup` creates with these further flags.
+    async fn set_up(flags: &str) -> Self {
+        let accounts = Self::start().await;
+        let setup = format!("setup --max-bytes 1048576 {flags}");
+        accounts.run("setup", &setup).await.prints();
+        accounts
+    }
+
     fn key(&self, role: &str) -> PathBuf {
         self.dir.path().join(role).join("nats.nk")
     }
@@ -91,11 +99,7 @@ fn config(dir: &TempDir) -> String {
 
 #[tokio::test]
 async fn every_role_does_its_work_with_a_key_of_its_own() {
-    let accounts = Accounts::start().await;
-    accounts
-        .run("setup", "setup --max-bytes 1048576 --kind other")
-        .await
-        .prints();
+    let accounts = Accounts::set_up("--kind other").await;
     let ran = accounts.run("observer", "doctor").await;
     assert_eq!(ran.code, 0, "{ran:?}");
     accounts.run("observer", "kinds").await.prints();
@@ -150,9 +154,7 @@ async fn submit_to(edge: &Edge, id: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn an_edge_submits_cancels_and_purges_jobs_through_any_recorder() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576 --kind other";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("--kind other").await;
     let (_process, addr) = accounts.edge().await;
     let edge = Edge::at(&addr);
     // Without a recorder, jobs are watched and listed, but not submitted.
@@ -206,9 +208,7 @@ async fn an_edge_submits_cancels_and_purges_jobs_through_any_recorder() {
 /// A recorder answers with its own permissions, and the sender of a request chooses the reply subject.
 #[tokio::test]
 async fn a_request_makes_a_recorder_write_nothing_but_submissions_cancellations_and_purges() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576 --shards 1 --kind other";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("--shards 1 --kind other").await;
     let (_recorder, _) = accounts.running("recorder", "recorder").await;
     let edge = RawUser::connect(&accounts, "edge").await;
     let asks = async |what: &str, payload: Value| {
@@ -264,9 +264,7 @@ const WORK: &str = r#"
 
 #[tokio::test]
 async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("").await;
     let url = accounts.broker.url();
     for role in ["worker", "worker-demo"] {
         let key = accounts.key(role).display().to_string();
@@ -305,9 +303,7 @@ async fn a_python_worker_does_its_work_with_the_key_of_its_role() {
 /// The worker that ran a job submits its callback, and writes the first event of this callback.
 #[tokio::test]
 async fn a_worker_calls_back_with_the_key_of_its_role() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("").await;
     let server = Server::start(async |mut exchange: Exchange| {
         exchange.answer("200 OK", "", "").await;
     })
@@ -356,9 +352,7 @@ async fn a_worker_calls_back_with_the_key_of_its_role() {
 
 #[tokio::test]
 async fn a_worker_of_another_kind_cannot_forge_events_of_a_qualified_id() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576 --shards 1 --kind demo";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("--shards 1 --kind demo").await;
     let submit = "submit --kind demo --input 1 --id demo:job";
     accounts.run("recorder", submit).await.prints();
     let mut other = RawUser::connect(&accounts, "worker-other").await;
@@ -383,9 +377,7 @@ async fn a_worker_of_another_kind_cannot_forge_events_of_a_qualified_id() {
 /// the reply subject.
 #[tokio::test]
 async fn a_question_of_another_kind_makes_a_worker_store_nothing() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576 --shards 1";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("--shards 1").await;
     let _worker = Process::start(accounts.command("worker-demo", "worker --kind demo demo"));
     let submit = r#"submit --kind demo --input {"words":10000,"rate":20} --id demo:job"#;
     // The worker declares its kind first.
@@ -472,9 +464,7 @@ async fn an_edge_checks_tokens_with_the_key_of_its_role() {
 
 #[tokio::test]
 async fn the_key_of_an_edge_cannot_empty_the_bucket_of_revocations() {
-    let accounts = Accounts::start().await;
-    let setup = "setup --max-bytes 1048576 --shards 1";
-    accounts.run("setup", setup).await.prints();
+    let accounts = Accounts::set_up("--shards 1").await;
     accounts.run("setup", "revoke --sub a").await.prints();
     let mut edge = RawUser::connect(&accounts, "edge").await;
     let revocation = "$KV.TW_AUTH.revoked.sub.YQ";

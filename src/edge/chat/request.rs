@@ -4,12 +4,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::turns::{ChatTurn, ChatTurns};
 use crate::auth::Operation;
 use crate::edge::access::{Access, unix_ms};
 use crate::edge::app::App;
 use crate::edge::error::Problem;
-use crate::edge::jobs::SubmitRequest;
+use crate::edge::jobs::{SubmitRequest, submission_memory};
+use crate::edge::memory::{SplitReservation, weight};
 use crate::nats::Reader;
 use crate::session::Session;
 use crate::source::KnownJob;
@@ -44,11 +47,15 @@ impl TurnRequest {
     }
 
     /// Starts the next turn with this input, or joins the active one if it has the same. An active
-    /// one with another input is cancelled. Returns a session from its start.
+    /// one with another input is cancelled. Returns a session from its start. Holds the memory that
+    /// was reserved for the input until the turn is queued.
     pub(super) async fn answer(
         &self,
-        input: serde_json::Value,
+        input: Value,
+        mut reservation: SplitReservation,
     ) -> Result<Session<Reader>, Problem> {
+        // The protocol's messages are smaller or larger than those of a completion.
+        reservation.resize(submission_memory(weight(&input)))?;
         let kind = self.app.settings.chat_kind.clone().ok_or_else(|| {
             let message = "This edge answers no chats. Start it with --chat-kind.";
             Problem::new(Code::NotFound, message)
@@ -57,6 +64,7 @@ impl TurnRequest {
         let submission = Submission::new(kind, input);
         submission.check()?;
         let job = self.start(&submission).await?;
+        drop((submission, reservation));
         self.open(&job).await
     }
 
@@ -143,10 +151,10 @@ impl TurnRequest {
             ..submission.clone()
         };
         let request = SubmitRequest {
-            _reservation: self.app.reservation_for(&submission)?,
             submission,
             key: None,
             watch_token: WatchTokenTerms::default(),
+            _reservation: None,
         };
         match self.app.submit(&self.access, self.from, request).await {
             Ok(accepted) => {

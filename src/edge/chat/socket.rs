@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
@@ -16,16 +17,15 @@ use super::request::TurnRequest;
 use super::streams::{ChatOpening, ChatRequests, FollowedJob, problem_frame};
 use crate::edge::access::{Access, TokenEvent, TokenEvents};
 use crate::edge::app::App;
-use crate::edge::client_task::ServedClient;
+use crate::edge::client_task::{ServedClient, end_of_turn};
 use crate::edge::counters::Connected;
 use crate::edge::error::Problem;
-use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::quota::SubjectConnection;
 use crate::edge::ws::socket::{ClientMessage, Disconnect};
 use crate::edge::ws::timed::TimedSocket;
 use crate::nats::Reader;
-use crate::wire::limits::REF_MAX;
-use crate::wire::{Code, Encoding, foreign_body};
+use crate::wire::limits::{OP_MAX, REF_MAX};
+use crate::wire::{Code, Encoding, Excerpt, foreign_body, read_fields};
 
 /// The name of the subprotocol.
 pub(in crate::edge) const CHAT_PROTOCOL: &str = "ai-sdk.chat.v1";
@@ -103,17 +103,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             }
             // Without the id of its request, an error cannot be answered.
             let bad = || Disconnect::Close(Code::ProtocolError);
-            let frame = foreign_body(&message.bytes);
-            let Ok(Value::Object(mut frame)) = frame else {
-                return Err(bad());
-            };
-            let Some(Value::String(id)) = frame.remove("requestId") else {
-                return Err(bad());
-            };
-            if id.len() > REF_MAX {
-                return Err(bad());
-            }
-            if frame.get("type").is_some_and(|op| op == "abort") {
+            let head: ChatFrameHead = read_fields(&message.bytes).map_err(|_| bad())?;
+            let id = head.id.0.filter(|id| id.len() <= REF_MAX);
+            let id = id.ok_or_else(bad)?;
+            let op = head.op.0.unwrap_or_default();
+            if op == "abort" {
                 self.requests.abort(&id);
                 continue;
             }
@@ -121,7 +115,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             if self.requests.has(&id) {
                 return Err(bad());
             }
-            if let Err(problem) = self.handle(&id, frame) {
+            if let Err(problem) = self.handle(&id, &op, &message.bytes) {
                 let frame = problem_frame(&id, &problem);
                 self.socket.link().output.put(frame);
             }
@@ -130,46 +124,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
     }
 
     /// Begins the request of a client's frame.
-    fn handle(&mut self, id: &str, mut frame: Map<String, Value>) -> Result<(), Problem> {
-        let bad = |message: &str| Problem::new(Code::BadRequest, message);
-        let op = frame
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+    fn handle(&mut self, id: &str, op: &str, frame: &[u8]) -> Result<(), Problem> {
         self.requests.admit()?;
-        let is_send = op == "send";
-        if !is_send && op != "resume" {
-            return Err(bad("`type` is not send, resume or abort."));
-        }
-        let Some(Value::String(chat)) = frame.remove("id") else {
-            return Err(bad("`id`, the id of the chat, is missing."));
+        let (chat, sent) = match op {
+            "send" => {
+                let admit = |input| self.app.reserve_submission(input);
+                let (frame, reservation) = foreign_body(frame, admit)?;
+                let ChatSubmission { chat, input } = ChatSubmission::of(body_of(frame))?;
+                (chat, Some((input, reservation)))
+            }
+            "resume" => {
+                let ResumeFrame { id } = read_fields(frame)?;
+                (id, None)
+            }
+            _ => {
+                let message = "`type` is not send, resume or abort.";
+                return Err(Problem::new(Code::BadRequest, message));
+            }
         };
         let app = Arc::clone(&self.app);
         let from = self.from;
         let request = TurnRequest::new(Arc::clone(&app), self.access.clone(), from, &chat);
         let answers = id.to_owned();
         let turn = self.requests.room_turn();
-        let follow = move |session| FollowedJob::new(&app, from, answers, turn, session);
-        let opening: ChatOpening<Reader> = if is_send {
-            let input = ChatSubmission::of(body_of(frame, chat))?.input;
-            let held = self.reserve(&input)?;
-            Box::pin(async move {
-                let session = request.answer(input).await;
-                drop(held);
-                session.map(|session| Some(follow(session)))
-            })
-        } else {
-            Box::pin(async move {
-                let session = request.resume().await;
-                session.map(|session| session.map(follow))
-            })
-        };
+        let opening: ChatOpening<Reader> = Box::pin(async move {
+            let session = match sent {
+                Some((input, reservation)) => Some(request.answer(input, reservation).await?),
+                None => request.resume().await?,
+            };
+            let follow = |session| FollowedJob::new(&app, from, answers, turn, session);
+            Ok(session.map(follow))
+        });
         self.requests.add(id, opening);
         Ok(())
-    }
-
-    fn reserve(&self, input: &Value) -> Result<SplitReservation, Problem> {
-        Ok(self.app.shared.memory().submits.reserve(weight(input))?)
     }
 
     /// Adds what one request sends next to the output. Pending if there is nothing.
@@ -187,10 +174,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ServedClient for ChatSo
 
     /// Ready when the client disconnects, or when it should reconnect because the edge stops.
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        match self.poll_turn(cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
-        }
+        end_of_turn(self.poll_turn(cx))
     }
 
     fn close(self, disconnect: Disconnect) -> BoxFuture<'static, ()> {
@@ -205,13 +189,33 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ServedClient for ChatSo
     }
 }
 
+/// What a frame is, and the id of its request.
+#[derive(Deserialize)]
+struct ChatFrameHead {
+    #[serde(rename = "type", default)]
+    op: Excerpt<OP_MAX>,
+    // Longer than the longest, so that a longer one is noticed.
+    #[serde(rename = "requestId", default)]
+    id: Excerpt<{ REF_MAX + 1 }>,
+}
+
+/// What a `resume` says.
+#[derive(Deserialize)]
+struct ResumeFrame {
+    /// The id of the chat.
+    id: String,
+}
+
 /// The body of an HTTP request that says the same as a `send`.
-fn body_of(mut frame: Map<String, Value>, chat: String) -> Value {
+fn body_of(frame: Value) -> Value {
+    let Value::Object(mut frame) = frame else {
+        return frame;
+    };
     let mut body = match frame.remove("body") {
         Some(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    body.insert("id".into(), chat.into());
+    body.insert("id".into(), frame.remove("id").unwrap_or_default());
     if let Some(messages) = frame.remove("messages") {
         body.insert("messages".into(), messages);
     }

@@ -61,10 +61,11 @@ pub(in crate::edge) async fn complete(
     headers: HeaderMap,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
-    let request = ModelRequest::of_completion(foreign_body(&body)?)?;
+    let (parsed, held) = foreign_body(&body, |input| app.reserve_submission(input))?;
     drop((body, reservation));
+    let request = ModelRequest::of_completion(parsed)?;
     let is_streamed = request.is_streamed;
-    let job = match submit(&app, &access, from, &headers, "chatcmpl-", request).await? {
+    let job = match submit(&app, &access, from, &headers, "chatcmpl-", request, held).await? {
         SubmittedJob::Queued(job) => job,
         SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
     };

@@ -10,7 +10,7 @@ use super::input::ModelRequest;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::error::Problem;
-use crate::edge::jobs::{SubmitRequest, new_id};
+use crate::edge::jobs::{SubmitRequest, new_id, submission_memory};
 use crate::edge::memory::{SplitReservation, weight};
 use crate::edge::rest::idempotency_key;
 use crate::source::LogFold;
@@ -51,6 +51,7 @@ pub(super) async fn submit(
     headers: &HeaderMap,
     prefix: &str,
     request: ModelRequest,
+    mut reservation: SplitReservation,
 ) -> Result<SubmittedJob, Problem> {
     if app.clients.are_leaving() {
         // After the submission it would be too late: the request must not be sent again then.
@@ -66,12 +67,14 @@ pub(super) async fn submit(
         id: new_id.clone(),
         ..Submission::new(kind, request.input)
     };
+    // A response's items are smaller or larger than the messages that they become.
+    reservation.resize(submission_memory(weight(&submission.input)))?;
     submission.check()?;
     let request = SubmitRequest {
-        _reservation: app.reservation_for(&submission)?,
         submission,
         key,
         watch_token: WatchTokenTerms::default(),
+        _reservation: Some(reservation),
     };
     let accepted = app.submit(access, from, request).await;
     outcome(new_id, accepted.map(|accepted| accepted.id))

@@ -64,11 +64,12 @@ pub(in crate::edge) async fn respond(
     headers: HeaderMap,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
-    let request = ModelRequest::of_response(foreign_body(&body)?)?;
+    let (parsed, held) = foreign_body(&body, |input| app.reserve_submission(input))?;
     drop((body, reservation));
+    let request = ModelRequest::of_response(parsed)?;
     let is_streamed = request.is_streamed;
     let is_background = request.is_background;
-    let job = match submit(&app, &access, from, &headers, "resp_", request).await? {
+    let job = match submit(&app, &access, from, &headers, "resp_", request, held).await? {
         SubmittedJob::Queued(job) => job,
         SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
     };

@@ -18,7 +18,7 @@ use tower::ServiceExt as _;
 
 use super::engine_session::{EngineSession, EngineSessions};
 use super::handshake::Handshakes;
-use super::request::{EmittedRequest, JoinRequest, JoinToken};
+use super::request::{Emit, JoinRequest, JoinToken};
 use crate::config::{ATTACHMENTS_MAX, JOIN_WAIT, PING_EVERY, PONG_WAIT, READ_BUFFER, SOCKET_QUEUE};
 use crate::wire::limits::BODY_MAX;
 use crate::wire::{BearerToken, Code};
@@ -115,8 +115,8 @@ fn prepare(socket: &SocketRef, sessions: &EngineSessions) {
         let disconnected = session.disconnected.clone();
         session.join();
         sessions.insert(sid, &session);
-        socket.on_fallback(move |request: EmittedRequest, ack: AckSender| {
-            session.queue(request, ack);
+        socket.on_fallback(move |emit: Emit, ack: AckSender| {
+            session.queue(emit, ack);
             ready(())
         });
         socket.on_disconnect(move || {

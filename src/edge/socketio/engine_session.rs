@@ -13,21 +13,24 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::Handshake;
-use super::request::{EmittedRequest, JoinRequest};
+use super::request::{Emit, EmittedRequest, JoinRequest};
 use crate::config::{ASKED_BYTES_MAX, ASKED_MAX};
 use crate::edge::access::Access;
 use crate::edge::error::count_refusal;
 use crate::edge::memory::SplitReservation;
 use crate::edge::traffic::Traffic;
 use crate::fair_slots::FairSlot;
-use crate::wire::{BearerToken, Code};
+use crate::wire::{BearerToken, Code, Refusal};
 
 /// What a session needs of the thread that received its first request. That thread serves the
 /// client, even if other threads receive the later requests.
 pub(super) trait Host: Send + Sync {
-    /// The memory for a queued request. A submission that does not fit is replaced by its refusal;
-    /// `None` if that does not fit either.
-    fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation>;
+    /// The memory that a submission takes until it is queued, if its input takes this much.
+    fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal>;
+
+    /// The memory that any other request, or a refusal, takes until it is handled; `None` if there is
+    /// none.
+    fn admit_request(&self) -> Option<SplitReservation>;
 
     /// The access of a client that joins with this token.
     fn admit(&self, token: Option<BearerToken>) -> BoxFuture<'_, Result<Access, Code>>;
@@ -119,28 +122,29 @@ impl EngineSession {
     }
 
     /// Queues a request. A client whose requests exceed the queue is cut off.
-    pub(super) fn queue(&self, mut request: EmittedRequest, ack: AckSender) {
+    pub(super) fn queue(&self, emit: Emit, ack: AckSender) {
         self.traffic.count_request();
-        let size = request.size;
+        let size = emit.size();
         let queued = self.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
-        let reservation = self
-            .host
-            .upgrade()
-            .and_then(|host| host.reserve_to_queue(&mut request))
-            .filter(|_| queued <= ASKED_BYTES_MAX);
-        let (Some(reservation), Some(requests)) = (reservation, self.requests.get()) else {
-            return self.cut_off();
-        };
-        if requests
-            .try_send(QueuedRequest {
-                request,
-                ack,
-                reservation,
-            })
-            .is_err()
-        {
+        let is_queued = queued <= ASKED_BYTES_MAX && self.try_queue(emit, ack).is_some();
+        if !is_queued {
             self.cut_off();
         }
+    }
+
+    /// `None` if there is no room for it.
+    fn try_queue(&self, emit: Emit, ack: AckSender) -> Option<()> {
+        let requests = self.requests.get()?;
+        let host = self.host.upgrade()?;
+        // A submission without memory is replaced by its refusal.
+        let (request, reservation) = emit.parse(|input| host.admit_submission(input));
+        let reservation = reservation.or_else(|| host.admit_request())?;
+        let request = QueuedRequest {
+            request,
+            ack,
+            reservation,
+        };
+        requests.try_send(request).ok()
     }
 
     /// Cuts off a client that sent more requests than may be queued.

@@ -17,7 +17,7 @@ use super::write_buffer::WriteBuffer;
 use crate::config::{ANSWER_WAIT, CLOSE_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
-use crate::edge::client::{ConnectedClient, reservation_for};
+use crate::edge::client::ConnectedClient;
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
@@ -28,13 +28,11 @@ use crate::edge::watches::{Outgoing, Released};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
 impl Host for App {
-    fn reserve_to_queue(&self, request: &mut EmittedRequest) -> Option<SplitReservation> {
-        if let Ok(frame @ ClientFrame::Submit { .. }) = &request.frame {
-            match reservation_for(self, frame) {
-                Ok(reservation) => return Some(reservation),
-                Err(refusal) => request.frame = Err(refusal),
-            }
-        }
+    fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
+        Self::admit_submission(self, input)
+    }
+
+    fn admit_request(&self) -> Option<SplitReservation> {
         let submits = &self.shared.memory().submits;
         submits.reserve(size_of::<EmittedRequest>()).ok()
     }
@@ -139,9 +137,7 @@ impl Pump {
         debug!("connected");
         self.outbox.greet();
         for watch in join.watches {
-            // A watch takes no memory while it is queued.
-            let reservation = self.app.shared.memory().submits.empty(0);
-            self.answer(watch, reservation, ReplyTo::Event);
+            self.answer(watch, None, ReplyTo::Event);
         }
         let end = loop {
             if let Err(end) = self.turn().await {
@@ -245,14 +241,14 @@ impl Pump {
         } = request;
         self.session.dequeued(size);
         let reply_to = number.map_or(ReplyTo::Event, |number| ReplyTo::Ack(ack, number));
-        self.answer(frame, reservation, reply_to);
+        self.answer(frame, Some(reservation), reply_to);
     }
 
     /// Handles a frame, and sends an immediate answer.
     fn answer(
         &mut self,
         frame: Result<ClientFrame, Refusal>,
-        reservation: SplitReservation,
+        reservation: Option<SplitReservation>,
         reply_to: ReplyTo,
     ) {
         let answer = match frame {

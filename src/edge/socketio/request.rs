@@ -15,7 +15,15 @@ use socketioxide::socket::Socket;
 use crate::config::WATCHES_MAX;
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
 
-/// One emit of a client.
+/// One emit of a client, not parsed yet.
+#[derive(Debug)]
+pub(super) struct Emit {
+    payload: Payload,
+    /// The acknowledgement that the client wants, if any.
+    ack: Option<i64>,
+}
+
+/// The request that an emit contains.
 #[derive(Debug)]
 pub(super) struct EmittedRequest {
     pub(super) frame: Result<ClientFrame, Refusal>,
@@ -25,7 +33,7 @@ pub(super) struct EmittedRequest {
     pub(super) size: usize,
 }
 
-impl<A: Adapter> FromMessageParts<A> for EmittedRequest {
+impl<A: Adapter> FromMessageParts<A> for Emit {
     type Error = Infallible;
 
     fn from_message_parts(
@@ -33,13 +41,38 @@ impl<A: Adapter> FromMessageParts<A> for EmittedRequest {
         payload: &mut Payload,
         ack: &Option<i64>,
     ) -> Result<Self, Infallible> {
-        let text = payload.as_str().map_or("", |text| text.as_str());
-        let has_attachments = matches!(payload, Payload::Str(_, Some(_)));
-        Ok(Self {
-            frame: parse(text, has_attachments),
-            ack: *ack,
-            size: text.len(),
-        })
+        let payload = payload.clone();
+        Ok(Self { payload, ack: *ack })
+    }
+}
+
+impl Emit {
+    /// Its size in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.text().len()
+    }
+
+    fn text(&self) -> &str {
+        self.payload.as_str().map_or("", |text| text.as_str())
+    }
+
+    /// Parses it. Before the input of a submission is built, `admit` gets about how many bytes it
+    /// will take in memory, and may refuse it.
+    pub(super) fn parse<R>(
+        self,
+        admit: impl FnOnce(usize) -> Result<R, Refusal>,
+    ) -> (EmittedRequest, Option<R>) {
+        let has_attachments = matches!(self.payload, Payload::Str(_, Some(_)));
+        let (frame, admitted) = match parse(self.text(), has_attachments, admit) {
+            Ok((frame, admitted)) => (Ok(frame), admitted),
+            Err(refusal) => (Err(refusal), None),
+        };
+        let request = EmittedRequest {
+            frame,
+            ack: self.ack,
+            size: self.size(),
+        };
+        (request, admitted)
     }
 }
 
@@ -75,7 +108,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for EmitArray<'a> {
     }
 }
 
-fn parse(text: &str, has_attachments: bool) -> Result<ClientFrame, Refusal> {
+fn parse<R>(
+    text: &str,
+    has_attachments: bool,
+    admit: impl FnOnce(usize) -> Result<R, Refusal>,
+) -> Result<(ClientFrame, Option<R>), Refusal> {
     let unnamed = |message| refusal(Code::BadRequest, message, RequestRef::default());
     let EmitArray { name, fields } =
         serde_json::from_str(text).map_err(|_| unnamed("The emit is not a JSON array."))?;
@@ -90,7 +127,7 @@ fn parse(text: &str, has_attachments: bool) -> Result<ClientFrame, Refusal> {
     }
     match name.as_str() {
         "auth" | "watch" | "unwatch" | "submit" | "cancel" if fields.starts_with(b"{") => {
-            ClientFrame::from_fields(&name, fields)
+            ClientFrame::from_fields(&name, fields, admit)
         }
         "auth" | "watch" | "unwatch" | "submit" | "cancel" => {
             refuse(Code::BadRequest, "The first argument is not an object.")
@@ -192,7 +229,8 @@ fn watch(job: &str, start: &Value, compact: &Value) -> Result<ClientFrame, Refus
             return Err(refusal(Code::BadRequest, message, request));
         }
     };
-    ClientFrame::from_fields("watch", fields.to_string().as_bytes())
+    let fields = fields.to_string();
+    ClientFrame::from_fields("watch", fields.as_bytes(), |_| Ok(())).map(|(frame, _)| frame)
 }
 
 #[cfg(test)]
@@ -202,7 +240,7 @@ mod tests {
     use crate::wire::{Cursor, JobId, Seq, Start, Submission};
 
     fn refused(text: &str) -> (Code, Option<String>) {
-        let refusal = parse(text, false).unwrap_err();
+        let refusal = parse(text, false, |_| Ok(())).unwrap_err();
         (refusal.code, refusal.request.job)
     }
 
@@ -214,7 +252,7 @@ mod tests {
             start,
             compact: false,
         };
-        let read = |text| parse(text, false).unwrap();
+        let read = |text| parse(text, false, |_| Ok(())).unwrap().0;
         assert_eq!(
             read(r#"["watch",{"job":"j"}]"#),
             watch(Start::After(Seq(0)))

@@ -134,7 +134,7 @@ impl<S: EventSource, R> Watch<S, R> {
                 WatchState::Open(session) => {
                     let before = session.position();
                     let polled = session.poll_next(cx);
-                    if polled.is_pending() && session.reads_memory() {
+                    if self.room.is_some() && polled.is_pending() && session.reads_memory() {
                         // The events that needed the room are gone.
                         self.room = None;
                     }

@@ -16,7 +16,7 @@ use crate::config::{CLOSE_WAIT, STEPS_PER_WRITE};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::client::ConnectedClient;
-use crate::edge::client_task::ServedClient;
+use crate::edge::client_task::{ServedClient, end_of_turn};
 use crate::edge::counters::{Connected, Transport};
 use crate::edge::error::error_frame;
 use crate::edge::watches::Outgoing;
@@ -104,25 +104,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             if message.encoding != self.encoding {
                 return Err(Disconnect::Close(Code::UnsupportedMediaType));
             }
-            let answer = match ClientFrame::parse(&message.bytes, self.encoding) {
-                Ok(frame) => self.answer(frame),
-                Err(refusal) => Some(error_frame(refusal)),
+            let admit = |input| self.client.admit_submission(input);
+            let answer = match ClientFrame::parse_admitted(&message.bytes, self.encoding, admit) {
+                Ok((frame, reservation)) => self.client.handle(frame, reservation, ()),
+                Err(refusal) => Some((error_frame(refusal), ())),
             };
-            if let Some(answer) = answer {
+            if let Some((answer, ())) = answer {
                 self.put(&answer);
             }
         }
         Ok(())
-    }
-
-    /// Handles a frame. Returns an immediate answer.
-    fn answer(&mut self, frame: ClientFrame) -> Option<ServerFrame> {
-        let reservation = match self.client.reservation_for(&frame) {
-            Ok(reservation) => reservation,
-            Err(refusal) => return Some(error_frame(refusal)),
-        };
-        let answer = self.client.handle(frame, reservation, ());
-        answer.map(|(answer, ())| answer)
     }
 
     /// Adds what the client is sent next to the output: frames, up to the events of one step.
@@ -168,10 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ServedClient for Connec
 
     /// Ready when the client disconnects, or when it should reconnect because the edge stops.
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        match self.poll_turn(cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(disconnect)) => Poll::Ready(disconnect),
-        }
+        end_of_turn(self.poll_turn(cx))
     }
 
     fn close(mut self, disconnect: Disconnect) -> BoxFuture<'static, ()> {

@@ -111,10 +111,19 @@ impl Process {
 
     /// The resident memory of the program, in KiB.
     pub fn memory(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most resident memory that the program has had, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.program())).unwrap();
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
