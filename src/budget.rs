@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
@@ -274,6 +275,27 @@ impl Drop for Reservation {
     }
 }
 
+/// Bytes that keep `owned` until their last slice is dropped: until the socket has accepted them.
+pub fn bind<B, T>(bytes: B, owned: T) -> Bytes
+where
+    B: AsRef<[u8]> + Send + 'static,
+    T: Send + 'static,
+{
+    struct Owner<B, T> {
+        bytes: B,
+        _owned: T,
+    }
+    impl<B: AsRef<[u8]>, T> AsRef<[u8]> for Owner<B, T> {
+        fn as_ref(&self) -> &[u8] {
+            self.bytes.as_ref()
+        }
+    }
+    Bytes::from_owner(Owner {
+        bytes,
+        _owned: owned,
+    })
+}
+
 /// How many bytes of memory this process may use: the machine's memory or the limit of its control
 /// group. `None` except on Linux.
 fn machine_memory() -> Option<usize> {
@@ -473,6 +495,17 @@ mod tests {
                 .count()
         });
         assert!(held >= 333, "{held}");
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn bytes_keep_their_room_until_their_last_slice_is_dropped() {
+        let budget = Budget::new(100);
+        let bytes = bind(vec![7; 10], budget.reserve(10).unwrap());
+        let tail = bytes.slice(8..);
+        drop(bytes);
+        assert_eq!((&tail[..], budget.used()), (&[7, 7][..], 10));
+        drop(tail);
         assert_eq!(budget.used(), 0);
     }
 }

@@ -28,9 +28,14 @@ pub const RECORDER_TRY_WAIT: Duration = Duration::from_secs(4);
 /// How many requests of edges a recorder serves at a time. More are refused: each waits for the
 /// broker, which is not faster with more.
 pub const RECORDER_REQUESTS: usize = 1024;
-/// How many bytes the requests that a recorder serves may have together. A job takes about three
-/// times its size once parsed.
+/// How many bytes the requests that a recorder serves may hold together, measured in memory: an input
+/// needs up to a hundred times the bytes of its text once parsed, and is copied once. The largest holds
+/// half of this.
 pub const RECORDER_BYTES: usize = 64 << 20;
+/// How many bytes of requests to recorders the threads of an edge hold, besides its memory budget, until
+/// they are sent. More are refused. Those of clients that wait count as submissions, too, usually three
+/// times, so they take less than half of this; their buffers may be twice as large.
+pub const RECORDINGS_BYTES: usize = 32 << 20;
 /// How many kinds a process remembers the usage of. It asks the broker each time for any further
 /// kind.
 pub const KINDS_MAX: usize = 1000;

@@ -25,10 +25,11 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::client_stream::ClientStream;
-use super::memory::{Large, bind};
+use super::memory::Large;
 use super::metered::Metered;
 use super::slow::SlowPart;
 use super::takeover::{ResponseHead, TakenStream, Takeover};
+use crate::budget::bind;
 use crate::config::{
     ANSWER_WAIT, DRAIN_WAIT, HEAD_WAIT, HTTP2_CHECK_EVERY, HTTP2_CONNECTION_WINDOW,
     HTTP2_EVENTS_BUFFER, HTTP2_HEADERS_MAX, HTTP2_RESETS_MAX, HTTP2_SEND_BUFFER,

@@ -56,7 +56,7 @@ pub(super) struct SubmitRequest {
     /// The idempotency key.
     pub(super) key: Option<String>,
     pub(super) watch_token: WatchTokenTerms,
-    /// The memory that it takes until it is queued, unless its caller holds that.
+    /// The memory that it takes until it is queued.
     pub(super) _reservation: Option<SplitReservation>,
 }
 
@@ -107,9 +107,7 @@ impl App {
         reserved.map_err(|problem| Refusal::new(problem.code(), problem.message()))
     }
 
-    /// Submits a job, and holds the reservation of the request until it is queued. Without an id, the
-    /// job gets one derived from the idempotency key: the same key of the same subject for the same
-    /// kind is the same job on every edge, for as long as its log is kept.
+    /// Submits a job, and holds the reservation of the request until it is queued.
     pub(super) async fn submit(
         &self,
         access: &Access,
@@ -122,6 +120,21 @@ impl App {
             watch_token,
             _reservation,
         } = request;
+        self.submit_job(access, client, &submission, key.as_deref(), watch_token)
+            .await
+    }
+
+    /// Submits a job; its caller holds the memory. Without an id, the job gets one derived from the
+    /// idempotency key: the same key of the same subject for the same kind is the same job on every
+    /// edge, for as long as its log is kept.
+    pub(super) async fn submit_job(
+        &self,
+        access: &Access,
+        client: IpAddr,
+        submission: &Submission,
+        key: Option<&str>,
+        watch_token: WatchTokenTerms,
+    ) -> Result<Accepted, Problem> {
         access.require(Operation::Submit(&submission.kind))?;
         // Before the quotas, which may ask NATS about jobs.
         let _slot = self.shared.requests().acquire(client)?;
@@ -133,7 +146,7 @@ impl App {
             }
         };
         let chose_id = submission.id.is_some();
-        let mut accepted = self.queue_job(access, submission, key.as_deref()).await?;
+        let mut accepted = self.queue_job(access, submission, key).await?;
         if let Some(in_flight) = in_flight.filter(|_| accepted.new) {
             in_flight.queued(&accepted.id);
         }
@@ -175,7 +188,7 @@ impl App {
     async fn queue_job(
         &self,
         access: &Access,
-        submission: Submission,
+        submission: &Submission,
         key: Option<&str>,
     ) -> Result<Accepted, Problem> {
         // Also one that is not used, because the job has an id.
@@ -193,7 +206,7 @@ impl App {
             }
             (None, None) => (new_id(&submission.kind, "")?, false),
         };
-        let usage = self.check(&submission).await?;
+        let usage = self.check(submission).await?;
         let is_new_id = submission.id.is_none() && key.is_none();
         let failed = |error: Unavailable| {
             if is_new_id {
@@ -203,9 +216,9 @@ impl App {
                 error.into()
             }
         };
-        let submitted = self.queue.submit_if_room(&id, &submission, &usage);
+        let submitted = self.queue.submit_if_room(&id, submission, &usage);
         let outcome = submitted.await.map_err(failed)?;
-        let kind = submission.kind;
+        let kind = submission.kind.clone();
         let counters = &self.thread.counters;
         match outcome {
             SubmitOutcome::New => {

@@ -4,11 +4,10 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use bytes::Bytes;
 use serde_json::Value;
 
 use super::counters::Transport;
-use crate::budget::{Budget, LimitReached, Reservation};
+use crate::budget::{Budget, LimitReached, Reservation, bind};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES,
     SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES, SUBMITS_BYTES,
@@ -190,27 +189,6 @@ impl SplitReservation {
     }
 }
 
-/// Bytes that keep `owned` until their last slice is dropped: until the socket has accepted them.
-pub(super) fn bind<B, T>(bytes: B, owned: T) -> Bytes
-where
-    B: AsRef<[u8]> + Send + 'static,
-    T: Send + 'static,
-{
-    struct Owner<B, T> {
-        bytes: B,
-        _owned: T,
-    }
-    impl<B: AsRef<[u8]>, T> AsRef<[u8]> for Owner<B, T> {
-        fn as_ref(&self) -> &[u8] {
-            self.bytes.as_ref()
-        }
-    }
-    Bytes::from_owner(Owner {
-        bytes,
-        _owned: owned,
-    })
-}
-
 /// About how many bytes a JSON value holds in memory besides the [`Value`] itself. Its JSON text
 /// may be a hundred times smaller.
 pub(super) fn weight(value: &Value) -> usize {
@@ -355,16 +333,5 @@ mod tests {
         assert!(budget.reserve(2 * SMALL_BYTES).is_err());
         drop(all);
         assert_eq!(budget.large.used(), 0);
-    }
-
-    #[test]
-    fn bytes_keep_their_room_until_their_last_slice_is_dropped() {
-        let budget = budget();
-        let bytes = bind(vec![7; 10], budget.reserve(10).unwrap());
-        let tail = bytes.slice(8..);
-        drop(bytes);
-        assert_eq!((&tail[..], budget.small.used()), (&[7, 7][..], 10));
-        drop(tail);
-        assert_eq!(budget.small.used(), 0);
     }
 }

@@ -151,7 +151,7 @@ impl Queue {
         let is_same = first.event_type == EventType::Queued
             && first
                 .event()
-                .is_ok_and(|event| event.body == submission.queued());
+                .is_ok_and(|event| submission.is_queued_by(event.body));
         Ok(Some(same_or_other(is_same)))
     }
 

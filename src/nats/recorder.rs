@@ -19,8 +19,10 @@ use super::queue::Queue;
 use super::queued::QueuedJob;
 use super::ready::answers;
 use super::recording::{JobToCancel, JobToPurge, RecorderAnswer, Recording};
+use crate::budget::{Budget, Reservation};
 use crate::config::{RECORDER_BYTES, RECORDER_REQUESTS, RECORDER_WAIT};
 use crate::source::Unavailable;
+use crate::wire::input_memory;
 
 /// The queue group of the recorders: each request is delivered to one of them.
 const GROUP: &str = "recorders";
@@ -75,7 +77,7 @@ impl Recorder {
 
     async fn serve(mut self, stop: &CancellationToken) {
         let mut running = FuturesUnordered::new();
-        let mut bytes = 0;
+        let budget = Budget::new(RECORDER_BYTES);
         let mut is_stopping = false;
         let queue = &self.queue;
         loop {
@@ -87,21 +89,17 @@ impl Recorder {
                         debug!(%error, "the subscription to requests could not be ended");
                     }
                 }
-                Some(done) = running.next() => bytes -= done,
+                Some(()) = running.next() => {}
                 message = self.requests.next() => {
                     let Some(message) = message else { break };
                     let Some(request) = RecorderRequest::of(message, queue) else { continue };
-                    let size = request.message.payload.len();
-                    if running.len() >= RECORDER_REQUESTS || bytes + size > RECORDER_BYTES {
-                        let busy = Unavailable("the recorder is busy".into());
-                        request.answer(queue, Err(busy)).await;
-                        continue;
+                    match request.admit(running.len(), &budget) {
+                        Ok(reservation) => running.push(async move {
+                            request.serve(queue).await;
+                            drop(reservation);
+                        }),
+                        Err(refused) => request.answer(queue, Err(refused)).await,
                     }
-                    bytes += size;
-                    running.push(async move {
-                        request.serve(queue).await;
-                        size
-                    });
                 }
             }
         }
@@ -123,6 +121,18 @@ impl RecorderRequest {
             reply,
             message,
         })
+    }
+
+    /// Reserves the memory that the request holds while it is served, beside `running` others. More than
+    /// the whole budget is admitted when it is unused, so that any valid request can be served.
+    fn admit(&self, running: usize, budget: &Budget) -> Result<Reservation, Unavailable> {
+        let busy = || Unavailable("the recorder is busy".into());
+        if running >= RECORDER_REQUESTS {
+            return Err(busy());
+        }
+        let bytes = memory(self.recording, &self.message.payload)?;
+        let reserved = budget.reserve(bytes.min(budget.limit()));
+        reserved.map_err(|_| busy())
     }
 
     async fn serve(self, queue: &Queue) {
@@ -164,6 +174,20 @@ impl RecorderRequest {
     }
 }
 
+/// About how many bytes a request holds while it is served: as it arrived, parsed, and copied for the
+/// log or compared with what the log has.
+fn memory(recording: Recording, payload: &[u8]) -> Result<usize, Unavailable> {
+    let parsed = match recording {
+        // An edge has checked it. A stolen key may send more.
+        Recording::Submit => {
+            input_memory(payload).map_err(|refusal| Unavailable(refusal.message))?
+        }
+        // Only text.
+        Recording::Cancel | Recording::Purge => payload.len(),
+    };
+    Ok(payload.len() + 2 * parsed)
+}
+
 fn parsed<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, Unavailable> {
     serde_json::from_slice(payload).map_err(unavailable)
 }
@@ -175,4 +199,26 @@ async fn in_time<T>(work: impl Future<Output = Result<T, Unavailable>>) -> Resul
     timeout(RECORDER_WAIT, work)
         .await
         .map_err(|_| Unavailable("the broker took too long".into()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::limits::INPUT_MEMORY_MAX;
+
+    #[test]
+    fn a_request_counts_with_what_its_input_takes_in_memory() {
+        let objects = |count: usize| {
+            let input = format!("[{}0]", "{\"\":0},".repeat(count));
+            format!(r#"{{"job":"k:j","kind":"k","input":{input}}}"#)
+        };
+        let submit = objects(1000);
+        let held = memory(Recording::Submit, submit.as_bytes()).unwrap();
+        assert!(held > 100 * submit.len(), "{held}");
+        let Unavailable(reason) =
+            memory(Recording::Submit, objects(30_000).as_bytes()).unwrap_err();
+        assert!(reason.contains(&INPUT_MEMORY_MAX.to_string()), "{reason}");
+        memory(Recording::Submit, b"[]").unwrap_err();
+        assert_eq!(memory(Recording::Cancel, &[b'x'; 100]).unwrap(), 300);
+    }
 }

@@ -4,6 +4,7 @@
 //! could forge what the broker answers them.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use async_nats::StatusCode;
 use bytes::Bytes;
@@ -15,9 +16,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::api::subscribe;
 use super::connect::Nats;
 use super::error::unavailable;
-use crate::config::{RECORDER_BACK_WAIT, RECORDER_PAUSE, RECORDER_TRY_WAIT, RECORDER_WAIT};
+use crate::budget::{Budget, bind};
+use crate::config::{
+    RECORDER_BACK_WAIT, RECORDER_PAUSE, RECORDER_TRY_WAIT, RECORDER_WAIT, RECORDINGS_BYTES,
+};
 use crate::source::Unavailable;
 use crate::wire::JobId;
+
+/// What the requests of all threads of this process hold, until the client library has sent them.
+static IN_FLIGHT: LazyLock<Budget> = LazyLock::new(|| Budget::new(RECORDINGS_BYTES));
 
 /// What a recorder does for an edge. Its name is the last token of the request's subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +77,14 @@ impl Recording {
     }
 }
 
+/// A request that counts in `budget` until the client library has sent it. The library keeps requests that
+/// nobody waits for any more: while the broker reads nothing, clients could fill it with them.
+fn counted(request: Vec<u8>, budget: &Budget) -> Result<Bytes, Unavailable> {
+    let reserved = budget.reserve(request.capacity());
+    let full = |_| Unavailable("too many requests wait for the broker".into());
+    Ok(bind(request, reserved.map_err(full)?))
+}
+
 /// Asks a recorder, and waits for the result, at most [`RECORDER_WAIT`]. While none runs, asks again
 /// for [`RECORDER_BACK_WAIT`]. While the broker is down, waits for as long, and asks nothing.
 ///
@@ -80,7 +95,8 @@ pub(super) async fn ask<T: DeserializeOwned>(
     recording: Recording,
     payload: &impl Serialize,
 ) -> Result<T, Unavailable> {
-    let payload: Bytes = serde_json::to_vec(payload).map_err(unavailable)?.into();
+    let payload = serde_json::to_vec(payload).map_err(unavailable)?;
+    let payload = counted(payload, &IN_FLIGHT)?;
     let begin = Instant::now();
     let too_late = begin + RECORDER_WAIT;
     // One subject for all tries: whichever is answered first counts.
@@ -132,4 +148,21 @@ pub(super) async fn ask<T: DeserializeOwned>(
         };
     }
     Err(Unavailable("no recorder answered in time".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_until_the_client_library_has_dropped_it() {
+        let budget = Budget::new(100);
+        let waits = counted(vec![1; 60], &budget).unwrap();
+        // As the library keeps it for a client that is gone.
+        let queued = waits.clone();
+        drop(waits);
+        counted(vec![1; 60], &budget).unwrap_err();
+        drop(queued);
+        assert_eq!(counted(vec![1; 60], &budget).unwrap().len(), 60);
+    }
 }

@@ -55,4 +55,4 @@ pub use size::{Unfit, cut};
 pub use state::JobState;
 pub use stored::{DecodeError, EventHead, Stored};
 pub use submission::{KEY_ID, Limits, RESERVED_KIND, Submission, may_call_back, reserved_kind};
-pub use submit::{SubmitFrame, foreign_body};
+pub use submit::{SubmitFrame, foreign_body, input_memory};

@@ -34,10 +34,24 @@ pub const fn map_memory(fields: usize) -> usize {
 /// # Errors
 /// When it is not valid JSON or nests too deep.
 pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let size = size_of_next(&mut reader)?;
+    reader.end()?;
+    Ok(size)
+}
+
+/// Measures a value that is in memory already.
+///
+/// # Errors
+/// When it nests too deep.
+pub(super) fn measure_value(value: &Value) -> Result<Size, serde_json::Error> {
+    size_of_next(value)
+}
+
+fn size_of_next<'de, D: Deserializer<'de>>(from: D) -> Result<Size, D::Error> {
     let mut counter = Counter(0);
     let mut msgpack = 0;
     let mut memory = 0;
-    let mut reader = serde_json::Deserializer::from_str(text);
     JsonScan {
         out: &mut counter,
         msgpack: &mut msgpack,
@@ -45,8 +59,7 @@ pub(super) fn measure(text: &str) -> Result<Size, serde_json::Error> {
         before: b"",
         levels: VALUE_DEPTH_MAX,
     }
-    .deserialize(&mut reader)?;
-    reader.end()?;
+    .deserialize(from)?;
     Ok(Size {
         json: counter.0,
         msgpack,
@@ -253,6 +266,7 @@ mod tests {
         ] {
             let pretty = serde_json::to_string_pretty(&value).unwrap();
             let size = measure(&pretty).unwrap();
+            assert_eq!(measure_value(&value).unwrap(), size, "{pretty:.100}");
             let stored = (value.to_string().len(), msgpack_len(&value).unwrap());
             assert_eq!((size.json, size.msgpack), stored, "{pretty:.100}");
         }

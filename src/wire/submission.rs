@@ -1,5 +1,7 @@
 //! A submission of a job, and the first event of the job's log. `submit.rs` parses it.
 
+use std::mem;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
@@ -127,6 +129,18 @@ impl Submission {
         self.queued_with(self.input.clone())
     }
 
+    /// Whether `body` is that event, found without a copy of the input.
+    pub fn is_queued_by(&self, mut body: Body) -> bool {
+        let Body::Queued { kind, input, .. } = &mut body else {
+            return false;
+        };
+        if kind.as_str() == RESERVED_KIND {
+            return body == self.queued();
+        }
+        let input = mem::take(input);
+        input == self.input && body == self.queued_without_input()
+    }
+
     fn queued_with(&self, input: Value) -> Body {
         let input = if self.kind.as_str() == RESERVED_KIND {
             json!({"digest": digest(&input.to_string())})
@@ -197,6 +211,36 @@ mod tests {
             ["digest"]
         );
         assert!(!input.to_string().contains("https"), "{input}");
+    }
+
+    #[test]
+    fn a_repeated_submission_is_recognized_by_the_first_event() {
+        let callback = |url: &str| Submission::new(reserved_kind(), json!({"url": url}));
+        let submissions = [
+            Submission::new("k".parse().unwrap(), json!([1])),
+            Submission::new("k".parse().unwrap(), json!([2])),
+            Submission::new("k".parse().unwrap(), json!(null)),
+            Submission::new("other".parse().unwrap(), json!([1])),
+            Submission {
+                callback: Some("https://h".into()),
+                ..Submission::new("k".parse().unwrap(), json!([1]))
+            },
+            callback("https://h"),
+            callback("https://other"),
+        ];
+        for (index, submission) in submissions.iter().enumerate() {
+            let others = submissions.iter().enumerate();
+            for (other, queued) in others {
+                let is_same = submission.is_queued_by(queued.queued());
+                assert_eq!(is_same, index == other, "{submission:?} {queued:?}");
+            }
+            let started = Body::Started {
+                kind: submission.kind.clone(),
+                worker: String::new(),
+                continues: false,
+            };
+            assert!(!submission.is_queued_by(started));
+        }
     }
 
     #[test]

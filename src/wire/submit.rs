@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::bearer::WatchTokenTerms;
 use super::code::Code;
-use super::codec::{self, nests_at_most};
+use super::codec::nests_at_most;
 use super::id::{JobId, Kind};
 use super::limits::{
     CALLBACK_MAX, EVENT_MAX, INPUT_MAX, INPUT_MEMORY_MAX, TIMEOUT_MAX_MS, VALUE_DEPTH_MAX,
@@ -192,14 +192,34 @@ pub fn foreign_body<R, E: From<Refusal>>(
 ) -> Result<(Value, R), E> {
     let not_text = |error: std::str::Utf8Error| Refusal::new(Code::BadJson, error.to_string());
     let text = std::str::from_utf8(text).map_err(not_text)?;
-    let size = scan::measure(text).map_err(|error| bad_input(&error))?;
-    if size.memory > INPUT_MEMORY_MAX {
-        return Err(Refusal::new(Code::TooLarge, too_many_parts(size.memory)).into());
-    }
-    let admitted = admit(size.memory)?;
+    let admitted = admit(memory_of(text)?)?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let body = plain(&mut reader).map_err(|error| bad_input(&error))?;
     Ok((body, admitted))
+}
+
+/// About how many bytes the input of a job, as it is stored in the queue, will take in memory.
+///
+/// # Errors
+/// A [`Refusal`] of an input that no client may submit, because it would take too many or nests too
+/// deep, and of what is not a job.
+pub fn input_memory(job: &[u8]) -> Result<usize, Refusal> {
+    #[derive(Deserialize)]
+    struct InputField<'a> {
+        #[serde(borrow, default)]
+        input: Option<&'a RawValue>,
+    }
+    let InputField { input } = refusal::read_fields(job)?;
+    input.map_or(Ok(0), |input| memory_of(input.get()))
+}
+
+/// About how many bytes a value will take in memory, if that is not too much for an input.
+fn memory_of(text: &str) -> Result<usize, Refusal> {
+    let size = scan::measure(text).map_err(|error| bad_input(&error))?;
+    if size.memory > INPUT_MEMORY_MAX {
+        return Err(Refusal::new(Code::TooLarge, too_many_parts(size.memory)));
+    }
+    Ok(size.memory)
 }
 
 fn too_many_parts(memory: usize) -> String {
@@ -240,13 +260,7 @@ impl Submission {
             let message = format!("the input nests deeper than {VALUE_DEPTH_MAX} levels");
             return Err(Refusal::new(Code::BadRequest, message));
         }
-        let bad = |error: codec::Error| Refusal::new(Code::BadRequest, error.to_string());
-        self.check_size(Size {
-            json: codec::json_len(&self.input).map_err(bad)?,
-            msgpack: codec::msgpack_len(&self.input).map_err(bad)?,
-            // The input is in memory already.
-            memory: 0,
-        })
+        self.check_size(scan::measure_value(&self.input).map_err(|error| bad_input(&error))?)
     }
 
     fn check_size(&self, input: Size) -> Result<(), Refusal> {
@@ -354,6 +368,29 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_queued_input_is_known_before_it_is_built() {
+        let queued = |input: &str| {
+            input_memory(format!(r#"{{"job":"k:j","kind":"k","input":{input}}}"#).as_bytes())
+        };
+        let size = scan::measure(r#"[{"a":"bc"}]"#).unwrap().memory;
+        assert_eq!(queued(r#"[{"a":"bc"}]"#), Ok(size));
+        assert_eq!(queued("null"), Ok(0));
+        assert_eq!(input_memory(br#"{"job":"k:j","kind":"k"}"#), Ok(0));
+        // As deep as the input of a client may be.
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        queued(&nested(VALUE_DEPTH_MAX)).unwrap();
+        queued(&nested(VALUE_DEPTH_MAX + 1)).unwrap_err();
+        let objects = format!("[{}0]", "{\"\":0},".repeat(30_000));
+        assert_eq!(queued(&objects).unwrap_err().code, Code::TooLarge);
+        // serde reads a list like the fields of an object, in their order.
+        let list = format!(r#"["k:j","k",{objects}]"#);
+        assert_eq!(
+            input_memory(list.as_bytes()).unwrap_err().code,
+            Code::BadRequest
+        );
+    }
+
+    #[test]
     fn an_input_is_admitted_by_its_size_in_memory() {
         let body = br#"{"kind":"k","input":[{"a":"bc"}]}"#;
         let size = scan::measure(r#"[{"a":"bc"}]"#).unwrap().memory;
@@ -446,6 +483,10 @@ mod tests {
             error.message
         );
         objects("{\"number\":1234567890}", 23_000).unwrap();
+        // One that was made of a request in another protocol.
+        let input = json!(vec![json!({"": 0}); 30_000]);
+        let made = Submission::new("k".parse().unwrap(), input);
+        assert_eq!(made.check().unwrap_err().code, Code::TooLarge);
     }
 
     #[test]

@@ -153,3 +153,35 @@ async fn a_request_without_an_answer_is_made_again_and_any_answer_counts() {
     nats.close().await;
     system.end().await;
 }
+
+/// Only a stolen key of an edge sends such a request: an edge has checked its inputs.
+#[tokio::test]
+async fn a_recorder_refuses_an_input_that_is_too_large_in_memory_and_serves_on() {
+    let (_broker, system) = unrecorded().await;
+    let prefix = &system.options.prefix;
+    let stop = CancellationToken::new();
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let recorder = Recorder::open(&nats).await.unwrap();
+    system.tasks.spawn(recorder.run(stop.clone()));
+    let client = system.client().await;
+    let submit = async |name: &str, input: &str| {
+        let job = format!(r#"{{"job":"demo:{name}","kind":"demo","input":{input}}}"#);
+        let request = async_nats::Request::new()
+            .timeout(None)
+            .inbox(format!("{prefix}.recorded.{name}"))
+            .payload(job.into());
+        let answer = client.send_request(format!("{prefix}.record.submit"), request);
+        let answer = within("an answer", answer).await.unwrap();
+        serde_json::from_slice::<Value>(&answer.payload).unwrap()
+    };
+    // 240 KB of text, and 20 MB once parsed.
+    let heavy = format!("[{}0]", r#"{"":0},"#.repeat(30_000));
+    let refused = submit("heavy", &heavy).await;
+    let reason = refused["unavailable"].as_str().unwrap();
+    assert!(reason.contains("too many small parts"), "{reason}");
+    assert_eq!(submit("light", "[1]").await, json!({"outcome": "new"}));
+    let heavy: JobId = "demo:heavy".parse().unwrap();
+    assert!(system.queue.find(&heavy).await.unwrap().is_none());
+    stop.cancel();
+    system.end().await;
+}

@@ -11,7 +11,7 @@ use crate::auth::Operation;
 use crate::edge::access::{Access, unix_ms};
 use crate::edge::app::App;
 use crate::edge::error::Problem;
-use crate::edge::jobs::{SubmitRequest, submission_memory};
+use crate::edge::jobs::submission_memory;
 use crate::edge::memory::{SplitReservation, weight};
 use crate::nats::Reader;
 use crate::session::Session;
@@ -63,8 +63,8 @@ impl TurnRequest {
         self.access.require(Operation::Submit(&kind))?;
         let submission = Submission::new(kind, input);
         submission.check()?;
-        let job = self.start(&submission).await?;
-        drop((submission, reservation));
+        let job = self.start(submission).await?;
+        drop(reservation);
         self.open(&job).await
     }
 
@@ -123,11 +123,11 @@ impl TurnRequest {
         }
     }
 
-    async fn start(&self, submission: &Submission) -> Result<JobId, Problem> {
+    async fn start(&self, mut submission: Submission) -> Result<JobId, Problem> {
         for _ in 0..TRIES {
             let last = self.last().await?;
             if let Some(active) = last.as_ref().filter(|turn| turn.is_active) {
-                if self.submit(&active.job, submission).await? {
+                if self.submit(&active.job, &mut submission).await? {
                     return Ok(active.job.clone());
                 }
                 self.cancel(active.job.clone()).await?;
@@ -137,7 +137,7 @@ impl TurnRequest {
             let next = next.ok_or_else(|| {
                 Problem::new(Code::QueueFull, "The chat has too many turns for now.")
             })?;
-            if self.submit(&next, submission).await? {
+            if self.submit(&next, &mut submission).await? {
                 return Ok(next);
             }
         }
@@ -145,18 +145,13 @@ impl TurnRequest {
     }
 
     /// Submits a job with this id. Returns whether the id is this very job's.
-    async fn submit(&self, job: &JobId, submission: &Submission) -> Result<bool, Problem> {
-        let submission = Submission {
-            id: Some(job.clone()),
-            ..submission.clone()
-        };
-        let request = SubmitRequest {
-            submission,
-            key: None,
-            watch_token: WatchTokenTerms::default(),
-            _reservation: None,
-        };
-        match self.app.submit(&self.access, self.from, request).await {
+    async fn submit(&self, job: &JobId, submission: &mut Submission) -> Result<bool, Problem> {
+        submission.id = Some(job.clone());
+        let terms = WatchTokenTerms::default();
+        let submitted = self
+            .app
+            .submit_job(&self.access, self.from, submission, None, terms);
+        match submitted.await {
             Ok(accepted) => {
                 if !accepted.new {
                     self.access.require(Operation::Watch(job))?;

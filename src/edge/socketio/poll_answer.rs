@@ -8,9 +8,10 @@ use axum::body::{Body, to_bytes};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::iter;
 
+use crate::budget::bind;
 use crate::config::{LARGE_EVENT, POLL_PART};
 use crate::edge::error::Problem;
-use crate::edge::memory::{Large, bind};
+use crate::edge::memory::Large;
 use crate::edge::traffic::Traffic;
 use crate::wire::Code;
 
