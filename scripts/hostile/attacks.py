@@ -416,3 +416,46 @@ async def listings(rig, seconds):
 
     await gather(100, one, at_once=100)
     return seen
+
+
+PLAIN = "Content-Type: text/plain\r\n"
+
+
+@attack("sio-attachments", "Socket.IO clients that post 900 KB whose attachments never come, and poll on", full=300, short=60)
+async def sio_attachments(rig, count):
+    held = []
+    body = b'451-["x",{"_placeholder":true,"num":0},"' + b"x" * 900_000 + b'"]'
+
+    async def one(_):
+        path = await session(rig)
+        client = await Client.connect(rig.port, rcvbuf=None)
+        held.append(client)
+        await client.send(request("POST", path, body, PLAIN))
+        status, _ = await client.whole()
+        await client.send(request("GET", path))
+        await client.whole()
+        await client.send(request("GET", path))
+        return str(status)
+
+    # No more at a time than there is room for.
+    seen = await gather(count, one, at_once=12)
+    await hold(rig)
+    return seen
+
+
+@attack("sio-namespaces", "Socket.IO clients that never poll and join namespaces whose names have 900 KB", full=20, short=6)
+async def sio_namespaces(rig, count):
+    held = []
+
+    async def one(_):
+        path = await session(rig)
+        client = await Client.connect(rig.port, rcvbuf=None)
+        held.append(client)
+        for _ in range(30):
+            await client.send(request("POST", path, b"40/" + b"x" * 900_000, PLAIN))
+            status, _ = await client.whole()
+        return str(status)
+
+    seen = await gather(count, one, at_once=10)
+    await hold(rig)
+    return seen

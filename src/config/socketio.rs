@@ -38,8 +38,8 @@ pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 pub const ASKED_MAX: usize = 16 * WATCHES_MAX;
 /// How many bytes of them wait: a few of the largest requests.
 pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
-/// How many attachments of one emit are read before it is refused. Requests have none; a client
-/// that sends binary data by mistake sends a few, or an array of them.
+/// How many attachments of one emit over a WebSocket are read before it is refused. Requests have
+/// none; a client that sends binary data by mistake sends a few, or an array of them.
 pub const ATTACHMENTS_MAX: usize = 1024;
 /// How many replies may wait to be sent to a client before its next request is read.
 pub const REPLIES_MAX: usize = 64;
@@ -54,5 +54,11 @@ pub const HANDSHAKES_PER_ADDRESS: usize = 2048;
 pub const HANDSHAKE_ANSWER_MAX: usize = 4096;
 /// How many characters of a polling request's parameter `t` are compared. Clients send about ten.
 pub const POLL_MARK_MAX: usize = 64;
+/// How many characters of each part of a query that the library reads are passed to it. The longest
+/// that it accepts are `sid=` with 16 characters, and `transport=websocket`.
+pub const QUERY_PAIR_MAX: usize = 64;
+/// The longest name of an unknown namespace, in bytes, that a client that polls may try to join. The
+/// library queues [`SOCKET_QUEUE`] refusals that repeat it, until the client polls.
+pub const NAMESPACE_MAX: usize = 64;
 /// The longest `type` of an event that is emitted under its own name, in bytes.
 pub const EVENT_NAME_MAX: usize = 128;

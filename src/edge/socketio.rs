@@ -5,8 +5,10 @@ pub(super) mod engine;
 mod engine_session;
 mod event;
 mod handshake;
+mod head;
 mod in_flight;
 mod outbox;
+mod packets;
 mod poll_answer;
 mod pump;
 mod request;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{Extensions, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +29,8 @@ use socketioxide::socket::Sid;
 
 use self::engine_session::EngineSession;
 use self::handshake::Handshake;
+use self::head::reduced;
+use self::packets::without_held;
 use self::poll_answer::counted;
 use super::access::Access;
 use super::admission::ClientAddress;
@@ -50,8 +54,8 @@ struct EngineQuery {
 }
 
 impl EngineQuery {
-    fn of(request: &Request) -> Self {
-        let query = request.uri().query().unwrap_or("");
+    fn of(uri: &Uri) -> Self {
+        let query = uri.query().unwrap_or("");
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name));
         // The library ignores a second `=` and the text after it.
         let transport = value("transport=").and_then(|transport| transport.split('=').next());
@@ -73,15 +77,17 @@ pub(super) async fn engine(
     ConnectInfo(meter): ConnectInfo<Meter>,
     request: Request,
 ) -> Response {
-    let query = EngineQuery::of(&request);
-    let (mut parts, body) = request.into_parts();
+    let query = EngineQuery::of(request.uri());
+    let (mut head, body) = request.into_parts();
     // The library would answer 101 to any request with a key.
-    if query.is_websocket
-        && let Err(problem) = opening::check(&mut parts)
-    {
-        return problem.into_response();
-    }
-    let request = Request::from_parts(parts, body);
+    let checked = query.is_websocket.then(|| opening::check(&mut head));
+    let key = match checked.transpose() {
+        Ok(key) => key,
+        Err(problem) => return problem.into_response(),
+    };
+    let from = address_of(&head.extensions, &meter);
+    let access = head.extensions.remove::<Access>();
+    let request = Request::from_parts(reduced(head, key), body);
     let engine = app.shared.socketio();
     match query.sid {
         Some(sid) => match engine.sessions.get(sid) {
@@ -96,10 +102,9 @@ pub(super) async fn engine(
             None => unknown_session(),
         },
         None if app.clients.are_leaving() => Problem::from(Code::Restarting).into_response(),
-        None => match begin(&app, address_of(&request, &meter)) {
+        None => match begin(&app, from) {
             Ok((handshake, slot)) => {
                 let host = Arc::downgrade(&app);
-                let access = request.extensions().get::<Access>().cloned();
                 let session = EngineSession::new(host, handshake, slot, access);
                 open(&app, session, &meter, query.is_websocket, request).await
             }
@@ -115,8 +120,8 @@ fn begin(app: &App, from: IpAddr) -> Result<(Handshake, FairSlot), Problem> {
 }
 
 /// The address of the client.
-fn address_of(request: &Request, meter: &Meter) -> IpAddr {
-    let address = request.extensions().get::<ClientAddress>();
+fn address_of(extensions: &Extensions, meter: &Meter) -> IpAddr {
+    let address = extensions.get::<ClientAddress>();
     address.map_or_else(|| meter.peer(), |ClientAddress(address)| *address)
 }
 
@@ -186,7 +191,10 @@ async fn post(app: &App, session: &EngineSession, request: Request) -> Response 
         () = app.tasks.stop().cancelled() => return session_ended(app),
     };
     match read {
-        Ok((body, _held)) => call(app, Request::from_parts(parts, body.into())).await,
+        Ok((body, _held)) => {
+            let body = without_held(&body).unwrap_or(body);
+            call(app, Request::from_parts(parts, body.into())).await
+        }
         Err(problem) => {
             // The client's packets are lost, so the session cannot continue.
             session.traffic.cut();

@@ -15,7 +15,7 @@ pub(super) struct Traffic {
     sent: AtomicU64,
     /// Notified when bytes were written.
     progress: Notify,
-    /// How many requests the client has made.
+    /// How many requests the client has made, and 1 once it has joined.
     requests: AtomicU64,
     cut: CancellationToken,
     /// The tasks that read from the client's WebSocket and write to it. A cut wakes both.
@@ -40,12 +40,12 @@ impl Traffic {
         self.progress.notified().await;
     }
 
-    /// Counts a request that is complete.
+    /// Counts a request that is complete, or the join.
     pub(super) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many requests the client has made.
+    /// How many requests the client has made, and 1 once it has joined.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }

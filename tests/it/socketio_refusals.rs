@@ -47,6 +47,55 @@ async fn attachments_and_unknown_namespaces_are_refused() {
     system.end().await;
 }
 
+/// Posts packets, and polls until one that begins with `answer` arrives.
+async fn post_and_poll(addr: &str, path: &str, posted: &str, answer: &str) -> String {
+    let (head, body) = exchange(addr, "POST", path, "", posted.as_bytes()).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}{body}");
+    within("an answer", async {
+        loop {
+            let (head, body) = get(addr, path, "").await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}{body}");
+            let mut packets = body.split('\x1e');
+            if let Some(found) = packets.find(|packet| packet.starts_with(answer)) {
+                return found.to_owned();
+            }
+        }
+    })
+    .await
+}
+
+/// The library would wait for them without a deadline.
+#[tokio::test]
+async fn a_poll_brings_the_refusal_of_an_emit_before_its_attachments_are_posted() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let path = join_by_polling(&edge.addr).await;
+    let emit = r#"452-7["submit",{"kind":"demo","ref":"r","input":{"_placeholder":true,"num":0}}]"#;
+    let answer = post_and_poll(&edge.addr, &path, emit, "437").await;
+    assert!(answer.contains(r#""unsupported_media_type""#), "{answer}");
+    // The library would end the session: it expects an attachment next.
+    let other = r#"428["watch",{"job":"a"}]"#;
+    let answer = post_and_poll(&edge.addr, &path, other, "438").await;
+    assert!(answer.contains(r#""watching""#), "{answer}");
+    let late = "bAAAA\x1ebAAAA\x1e429[\"watch\",{\"job\":\"b\"}]";
+    let answer = post_and_poll(&edge.addr, &path, late, "439").await;
+    assert!(answer.contains(r#""watching""#), "{answer}");
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_polls_gets_no_refusal_that_repeats_a_long_name_of_a_namespace() {
+    let system = System::on(Broker::shared_one()).await;
+    let edge = system.edge().await;
+    let path = join_by_polling(&edge.addr).await;
+    let long = format!("40/{}", "x".repeat(100_000));
+    let (head, _) = exchange(&edge.addr, "POST", &path, "", long.as_bytes()).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let answer = post_and_poll(&edge.addr, &path, "40/other", "44").await;
+    assert!(answer.starts_with("44/other,"), "{answer}");
+    system.end().await;
+}
+
 #[tokio::test]
 async fn the_path_works_without_its_trailing_slash() {
     let system = System::on(Broker::shared_one()).await;

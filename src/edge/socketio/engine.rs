@@ -2,6 +2,7 @@
 //! session may reach any of them. The *service* is shared, because each `SocketIoLayer` of the
 //! library would have sessions of its own.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
@@ -10,9 +11,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use socketioxide::adapter::Adapter;
 use socketioxide::extract::{AckSender, SocketRef};
-use socketioxide::handler::ConnectHandler as _;
+use socketioxide::handler::{ConnectHandler as _, FromConnectParts, Value as Payload};
 use socketioxide::service::SocketIoService;
+use socketioxide::socket::Socket;
 use socketioxide::{ParserConfig, SocketIo};
 use tower::ServiceExt as _;
 
@@ -42,7 +45,8 @@ impl Default for Engine {
             .ping_interval(PING_EVERY)
             .ping_timeout(PONG_WAIT)
             .connect_timeout(JOIN_WAIT)
-            // No request has attachments. They are parsed so that the refusal can name the reason.
+            // No request has attachments. They are parsed so that the refusal can name the reason. Those of
+            // a client that polls do not reach the library.
             .with_parser(
                 ParserConfig::common()
                     .max_incoming_binaries(ATTACHMENTS_MAX)
@@ -50,11 +54,12 @@ impl Default for Engine {
             )
             .build_with_inner_svc(Router::new());
         let known = sessions.clone();
-        let prepared = async move |socket: SocketRef, JoinToken(token): JoinToken| {
-            admit(&socket, token).await?;
-            prepare(&socket, &known);
-            Ok::<_, JoinRefused>(())
-        };
+        let prepared =
+            async move |socket: SocketRef, JoinToken(token): JoinToken, auth: AuthSize| {
+                admit(&socket, token, auth).await?;
+                prepare(&socket, &known);
+                Ok::<_, JoinRefused>(())
+            };
         io.ns("/", serve.with(prepared));
         Self {
             service,
@@ -88,8 +93,25 @@ impl fmt::Display for JoinRefused {
     }
 }
 
+/// How many bytes the `auth` of a client that joins has. The library holds it until the client has
+/// joined or is refused.
+struct AuthSize(usize);
+
+impl<A: Adapter> FromConnectParts<A> for AuthSize {
+    type Error = Infallible;
+
+    fn from_connect_parts(_: &Arc<Socket<A>>, auth: &Option<Payload>) -> Result<Self, Infallible> {
+        let text = auth.as_ref().and_then(Payload::as_str);
+        Ok(Self(text.map_or(0, |text| text.as_str().len())))
+    }
+}
+
 /// Checks the token of a client that joins, unless its first request had one.
-async fn admit(socket: &SocketRef, token: Option<BearerToken>) -> Result<(), JoinRefused> {
+async fn admit(
+    socket: &SocketRef,
+    token: Option<BearerToken>,
+    AuthSize(auth): AuthSize,
+) -> Result<(), JoinRefused> {
     let Some(session) = session_of_socket(socket) else {
         return Ok(());
     };
@@ -100,7 +122,7 @@ async fn admit(socket: &SocketRef, token: Option<BearerToken>) -> Result<(), Joi
         .host
         .upgrade()
         .ok_or(JoinRefused(Code::Restarting))?;
-    let access = host.admit(token).await.map_err(JoinRefused)?;
+    let access = host.admit(token, auth).await.map_err(JoinRefused)?;
     // A client joins once.
     let _ = session.access.set(access);
     Ok(())

@@ -32,8 +32,9 @@ pub(super) trait Host: Send + Sync {
     /// none.
     fn admit_request(&self) -> Option<SplitReservation>;
 
-    /// The access of a client that joins with this token.
-    fn admit(&self, token: Option<BearerToken>) -> BoxFuture<'_, Result<Access, Code>>;
+    /// The access of a client that joins with this token, and with so many bytes of `auth`.
+    fn admit(&self, token: Option<BearerToken>, auth: usize)
+    -> BoxFuture<'_, Result<Access, Code>>;
 
     /// Serves a client that has joined.
     fn serve(
@@ -109,6 +110,8 @@ impl EngineSession {
             *lock(&self.receiver) = Some(receiver);
         }
         lock(&self.handshake).take();
+        // What it joined with is no longer an incomplete message.
+        self.traffic.count_request();
     }
 
     /// Whether a poll repeats the previous one. Browsers and HTTP libraries repeat a poll when a
@@ -202,4 +205,23 @@ impl EngineSessions {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::app::App;
+    use crate::edge::socketio::handshake::Handshakes;
+    use crate::fair_slots::FairSlots;
+
+    #[test]
+    fn a_client_that_has_joined_has_sent_a_complete_message() {
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let handshake = Handshakes::default().start(address).unwrap();
+        let slot = FairSlots::new(4).acquire(address).unwrap();
+        let session = EngineSession::new(Weak::<App>::new(), handshake, slot, None);
+        assert_eq!(session.traffic.requests(), 0);
+        session.join();
+        assert_eq!(session.traffic.requests(), 1);
+    }
 }

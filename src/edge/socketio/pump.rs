@@ -14,7 +14,8 @@ use super::engine_session::{EngineSession, Host, QueuedRequest};
 use super::outbox::{Outbox, ReplyTo, SocketBroken};
 use super::request::{EmittedRequest, JoinRequest};
 use super::write_buffer::WriteBuffer;
-use crate::config::{ANSWER_WAIT, CLOSE_WAIT, FULL_PAUSE, STREAM_STALL, WRITE_WAIT};
+use crate::budget::LimitReached;
+use crate::config::{ANSWER_WAIT, CLOSE_WAIT, FULL_PAUSE, STREAM_STALL, TINY_BYTES, WRITE_WAIT};
 use crate::edge::access::{Access, TokenEvent};
 use crate::edge::app::App;
 use crate::edge::client::ConnectedClient;
@@ -37,12 +38,20 @@ impl Host for App {
         submits.reserve(size_of::<EmittedRequest>()).ok()
     }
 
-    fn admit(&self, token: Option<BearerToken>) -> BoxFuture<'_, Result<Access, Code>> {
+    fn admit(
+        &self,
+        token: Option<BearerToken>,
+        auth: usize,
+    ) -> BoxFuture<'_, Result<Access, Code>> {
         async move {
             if !self.settings.gate.is_checked() {
                 return Ok(Access::unrestricted());
             }
             let token = token.ok_or(Code::Unauthorized)?;
+            // The keys may be slow to come. The packet's buffer is up to twice as large as its text.
+            let counted = if auth > TINY_BYTES { 2 * auth } else { 0 };
+            let held = self.shared.memory().bodies.reserve(counted);
+            let _held = held.map_err(|LimitReached| Code::Overloaded)?;
             let access = self.settings.gate.authenticate(token.expose()).await;
             access.map_err(|problem| problem.code())
         }
