@@ -459,3 +459,50 @@ async def sio_namespaces(rig, count):
     seen = await gather(count, one, at_once=10)
     await hold(rig)
     return seen
+@attack("sio-queued-tokens", "Socket.IO clients that queue 4 MB of tokens and poll no answer", full=64, short=32)
+async def sio_queued_tokens(rig, count):
+    paths = [await session(rig) for _ in range(count)]
+    # Once answers wait that no poll takes, further requests stay in the queue.
+    unanswered = "\x1e".join(['42["unwatch",{"job":"j"}]'] * 200).encode()
+    token = '42["auth",{"token":"' + "x" * 16_000 + '"}]'
+    tokens = "\x1e".join([token] * 30).encode()
+
+    async def one(number):
+        client = await Client.connect(rig.port, rcvbuf=None)
+        for body in [unanswered, *[tokens] * 8]:
+            await client.send(request("POST", paths[number], body, "Content-Type: text/plain\r\n"))
+            status, _ = await client.whole()
+            if status != 200:
+                return "disconnected"
+        client.close()
+        return "queued"
+
+    # Few at a time, so that the memory for bodies does not limit them.
+    seen = await gather(count, one, at_once=8)
+    await hold(rig)
+    return seen
+
+
+@attack("sio-join-compact", "Socket.IO clients that join with a megabyte of JSON for each of many jobs", full=60, short=10)
+async def sio_join_compact(rig, count):
+    objects = "[" + '{"":0},' * 140_000 + "0]"
+    jobs = ",".join(f'"j{number}":null' for number in range(1024))
+    joins = [f'40{{"cursors":{{{jobs}}},"compact":{objects}}}', f'40{{"cursors":{objects}}}']
+    joins = [mask(0x81, join.encode()) for join in joins]
+
+    async def one(number):
+        client = await Client.connect(rig.port, rcvbuf=None)
+        await client.websocket(SOCKET)
+        await client.send(joins[number % 2])
+        data = b""
+        while b'"bad_request"' not in data:
+            if not (piece := await client.read(seconds=10)):
+                return "no answer"
+            data += piece
+        client.close()
+        return "refused"
+
+    seen = await gather(count, one, at_once=4)
+    if seen != Counter({"refused": count}):
+        raise AssertionError(f"not all of {count} clients were refused: {dict(seen)}")
+    return seen

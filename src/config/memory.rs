@@ -37,7 +37,8 @@ pub const SMALL_BODIES_BYTES: usize = 8 * 1024 * 1024;
 /// How many bytes of large submissions that wait or are in progress an edge holds, measured in
 /// memory: a parsed input needs up to a hundred times the bytes of its text.
 pub const SUBMITS_BYTES: usize = 24 * 1024 * 1024;
-/// How many bytes of small submissions that wait or are in progress an edge holds.
+/// How many bytes of small submissions that wait or are in progress an edge holds, and of other
+/// requests of Socket.IO clients that wait.
 pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
 /// How many bytes of large answers that are being collected or sent an edge holds: 4 of the largest
 /// states.

@@ -36,7 +36,8 @@ pub const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// How many requests of one client wait to be read. A client that sends more is disconnected,
 /// because the protocol cannot make it wait.
 pub const ASKED_MAX: usize = 16 * WATCHES_MAX;
-/// How many bytes of them wait: a few of the largest requests.
+/// How many bytes of them wait: a few of the largest requests. They also take memory of the
+/// submissions.
 pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
 /// How many attachments of one emit over a WebSocket are read before it is refused. Requests have
 /// none; a client that sends binary data by mistake sends a few, or an array of them.

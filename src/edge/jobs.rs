@@ -25,10 +25,9 @@ use crate::config::{OPEN_WAIT, QUOTA_PROBES};
 use crate::nats::{CancelOutcome, PurgeOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
 use crate::source::{KnownJob, LogFold, Unavailable, fold_until};
-use crate::wire::limits::KEY_MAX;
 use crate::wire::{
     BearerToken, Code, JobId, JobState, KEY_ID, Kind, Refusal, Seq, Status, Submission,
-    WatchTokenTerms, may_call_back, reserved_kind,
+    WatchTokenTerms, check_key, may_call_back, reserved_kind,
 };
 
 /// A job that was accepted.
@@ -191,13 +190,9 @@ impl App {
         submission: &Submission,
         key: Option<&str>,
     ) -> Result<Accepted, Problem> {
-        // Also one that is not used, because the job has an id.
-        if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
-            return Err(Problem::new(
-                Code::BadRequest,
-                format!("The idempotency key must have 1 to {KEY_MAX} bytes."),
-            ));
-        }
+        // Also one that is not used, because the job has an id. That of a frame was checked before; the
+        // header of a request was not.
+        check_key(key)?;
         let (id, is_from_key) = match (&submission.id, key) {
             (Some(id), _) => (id.clone(), false),
             (None, Some(key)) => {

@@ -201,7 +201,7 @@ impl Queue {
 
     /// Whether a server that leads the queue, or believes that it does, has the job in it.
     pub(super) async fn is_queued(&self, job: &JobId) -> Result<bool, Unavailable> {
-        Ok(self.log.queued_now(job).await?.is_some())
+        Ok(self.log.queued_kind_now(job).await?.is_some())
     }
 
     /// The submission of a job that waits in the queue or runs.
@@ -214,7 +214,7 @@ impl Queue {
     /// # Errors
     /// [`Unavailable`].
     pub async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
-        Ok(self.log.queued(job).await?.map(QueuedJob::into_kind))
+        self.log.queued_kind(job).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -66,10 +67,6 @@ impl<'a> QueuedJob<'a> {
         self.job.may_be_of(&self.kind) && names.queued(&self.kind, &self.job) == subject
     }
 
-    pub(super) fn into_kind(self) -> Kind {
-        self.kind.into_owned()
-    }
-
     pub(super) fn into_submission(self) -> Submission {
         Submission {
             kind: self.kind.into_owned(),
@@ -82,6 +79,14 @@ impl<'a> QueuedJob<'a> {
             callback: self.callback.map(Cow::into_owned),
         }
     }
+}
+
+/// What identifies a job in the queue. Its input, which takes up to 16 MiB and 40 ms, is not built.
+#[derive(Deserialize)]
+struct QueuedHead {
+    #[serde(rename = "job")]
+    _job: JobId,
+    kind: Kind,
 }
 
 /// Whether the queue holds a job, and how far its stream reaches. Both are in one answer: two could
@@ -119,14 +124,25 @@ impl Log {
         &self,
         job: &JobId,
     ) -> Result<Option<QueuedJob<'static>>, Unavailable> {
-        self.proven(StreamId::Queue, || self.queued_now(job)).await
+        self.proven(StreamId::Queue, || {
+            self.queued_as::<QueuedJob<'static>>(job)
+        })
+        .await
     }
 
-    /// As [`Self::queued`], from a server that leads the queue, or believes that it does.
-    pub(super) async fn queued_now(
-        &self,
-        job: &JobId,
-    ) -> Result<Option<QueuedJob<'static>>, Unavailable> {
+    /// The kind of the job that [`Self::queued`] finds.
+    pub(super) async fn queued_kind(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
+        self.proven(StreamId::Queue, || self.queued_kind_now(job))
+            .await
+    }
+
+    /// As [`Self::queued_kind`], from a server that leads the queue, or believes that it does.
+    pub(super) async fn queued_kind_now(&self, job: &JobId) -> Result<Option<Kind>, Unavailable> {
+        let head = self.queued_as::<QueuedHead>(job).await?;
+        Ok(head.map(|head| head.kind))
+    }
+
+    async fn queued_as<T: DeserializeOwned>(&self, job: &JobId) -> Result<Option<T>, Unavailable> {
         let subject = self.nats.names.queued_of_any_kind(job);
         let get = GetMessage::last_of(&subject);
         let message = ask_leader(&self.nats.work, &self.nats.names.jobs_stream(), &get).await?;
@@ -192,5 +208,16 @@ mod tests {
             let presence = serde_json::from_value::<JobPresence>(json!({"state": state})).unwrap();
             assert_eq!(presence.is_removed(stream_seq), expected, "{state}");
         }
+    }
+
+    #[test]
+    fn the_kind_of_a_queued_job_is_read_without_its_input() {
+        // Building a value that is nested this deep fails.
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let payload = format!(r#"{{"job":"j","kind":"k","input":{deep},"timeout_ms":5}}"#);
+        assert!(serde_json::from_str::<QueuedJob<'static>>(&payload).is_err());
+        let head: QueuedHead = serde_json::from_str(&payload).unwrap();
+        assert_eq!(head.kind.as_str(), "k");
+        assert!(serde_json::from_str::<QueuedHead>(r#"{"kind":"k"}"#).is_err());
     }
 }

@@ -302,7 +302,7 @@ impl EventWriter {
         // The log of a purged job is as empty as one whose events have all expired, but the queue
         // holds a job that still runs.
         let is_emptied = last.is_none() && self.stream_seq > 0;
-        if is_emptied && Box::pin(self.log.queued(&self.job)).await?.is_none() {
+        if is_emptied && Box::pin(self.log.queued_kind(&self.job)).await?.is_none() {
             return Err(AppendError::Superseded);
         }
         let stored = match last {

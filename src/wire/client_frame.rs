@@ -11,7 +11,7 @@ use super::code::Code;
 use super::codec::{self, Encoding};
 use super::cursor::{BadCursor, Cursor};
 use super::id::{JobId, Seq};
-use super::limits::{BODY_MAX, REF_MAX, TOKEN_MAX};
+use super::limits::{BODY_MAX, KEY_MAX, REF_MAX, TOKEN_MAX};
 use super::object::{Misread, object};
 use super::refusal::{self, Refusal, RequestHead, RequestRef, job_id, read_fields};
 use super::submission::Submission;
@@ -57,6 +57,7 @@ pub enum ClientFrame {
         #[schemars(rename = "ref", length(max = REF_MAX), required)]
         reference: Option<String>,
         /// The idempotency key: the same submission with the same key is the same job.
+        #[schemars(length(min = 1, max = KEY_MAX))]
         key: Option<String>,
         /// What the `watch_token` in the answer should allow.
         #[schemars(skip)]
@@ -406,6 +407,14 @@ mod tests {
                 json!({"op": "submit", "ref": "a", "kind": "k", "inputt": 1}),
             ],
         );
+        let keyed = |key: String| json!({"op": "submit", "ref": "a", "kind": "k", "key": key});
+        assert!(parse(&keyed("x".repeat(KEY_MAX))).is_ok());
+        let bad = [
+            String::new(),
+            "x".repeat(KEY_MAX + 1),
+            "ä".repeat(KEY_MAX / 2 + 1),
+        ];
+        assert_refused(Code::BadRequest, bad.map(keyed));
         assert_refused(
             Code::BadKind,
             [json!({"op": "submit", "ref": "a", "kind": "k.k"})],

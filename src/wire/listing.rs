@@ -36,15 +36,15 @@ pub struct JobRow {
     pub updated_at: u64,
 }
 
-/// The fields of a job's first event that a listing needs. The input, which may be large, is
-/// skipped.
+/// The fields of a job's first event that a listing or a state needs. The input, which may be large,
+/// is skipped.
 #[derive(Deserialize)]
-struct First {
+pub(super) struct First {
     #[serde(rename = "type")]
     event_type: EventType,
     #[serde(default)]
-    kind: Option<Kind>,
-    ts: u64,
+    pub(super) kind: Option<Kind>,
+    pub(super) ts: u64,
 }
 
 impl JobRow {

@@ -43,7 +43,7 @@ pub use failure::FailureCode;
 pub use id::{BadId, BadName, JobId, Kind, Prefix, Seq, StreamSeq};
 pub use listing::{BadPage, JobPage, JobRow, PageToken, ShardPosition};
 pub use object::Excerpt;
-pub use refusal::{Refusal, RequestRef, job_id, kind, read_fields, shortened};
+pub use refusal::{Refusal, RequestRef, check_key, job_id, kind, read_fields, shortened};
 pub use scan::map_memory;
 pub use schema::{Dialect, definitions};
 pub use segment::{

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::code::Code;
 use super::id::{JobId, Kind};
-use super::limits::{ID_MAX, MESSAGE_MAX, OP_MAX, REF_MAX};
+use super::limits::{ID_MAX, KEY_MAX, MESSAGE_MAX, OP_MAX, REF_MAX};
 use super::object::{Excerpt, Misread, object};
 
 /// Why a request is refused.
@@ -103,6 +103,18 @@ pub fn read_fields<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal>
 pub(super) fn check_reference(reference: Option<&str>) -> Result<(), Refusal> {
     if reference.is_some_and(|reference| reference.chars().count() > REF_MAX) {
         let message = format!("`ref` is too long: the limit is {REF_MAX} characters");
+        return Err(Refusal::new(Code::BadRequest, message));
+    }
+    Ok(())
+}
+
+/// Refuses an idempotency key that is empty or too long.
+///
+/// # Errors
+/// A [`Refusal`].
+pub fn check_key(key: Option<&str>) -> Result<(), Refusal> {
+    if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
+        let message = format!("The idempotency key must have 1 to {KEY_MAX} bytes.");
         return Err(Refusal::new(Code::BadRequest, message));
     }
     Ok(())

@@ -4,11 +4,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::codec;
 use super::cursor::Cursor;
-use super::event::{Body, Channel, Event, JobFailure, Status};
+use super::event::{Body, Channel, Event, EventType, JobFailure, Status};
 use super::failure::FailureCode;
 use super::id::{JobId, Kind, Seq};
 use super::limits::OUTPUT_MAX;
+use super::listing::First;
 use super::stored::Stored;
 
 /// A job's state, as `GET /api/jobs/{id}/state` returns it. Times are milliseconds since the Unix
@@ -95,17 +97,27 @@ impl JobState {
         self.attempt = stored.attempt;
         self.status = stored.status();
         self.cursor = Some(stored.cursor().to_string());
-        if let Ok(event) = stored.event() {
+        if stored.event_type == EventType::Queued {
+            self.apply_queued(stored.payload());
+        } else if let Ok(event) = stored.event() {
             self.apply_event(event);
+        }
+    }
+
+    fn apply_queued(&mut self, payload: &[u8]) {
+        if let Ok(First {
+            kind: Some(kind),
+            ts,
+            ..
+        }) = codec::from_stored(payload)
+        {
+            self.kind = Some(kind);
+            self.created_at = Some(ts);
         }
     }
 
     fn apply_event(&mut self, Event { body, ts, .. }: Event) {
         match body {
-            Body::Queued { kind, .. } => {
-                self.kind = Some(kind);
-                self.created_at = Some(ts);
-            }
             Body::Started {
                 kind, continues, ..
             } => {
@@ -134,6 +146,7 @@ impl JobState {
                 channel: Channel::Reasoning,
                 ..
             }
+            | Body::Queued { .. }
             | Body::Data { .. }
             | Body::Retrying { .. }
             | Body::CancelRequested { .. }
@@ -344,6 +357,22 @@ mod tests {
             (state.created_at, state.started_at, state.ended_at),
             (Some(10), Some(20), Some(50))
         );
+    }
+
+    #[test]
+    fn the_input_of_a_job_is_not_read() {
+        // Building a value that is nested this deep fails.
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let job: JobId = "j".parse().unwrap();
+        let queued = format!(
+            r#"{{"type":"job:queued:v1","kind":"k","input":{deep},"job":"j","seq":1,"ts":7}}"#
+        );
+        let stored = Stored::decode(&job, 1, queued.into()).unwrap();
+        assert!(stored.event().is_err());
+        let mut state = JobState::new(job);
+        state.apply(&stored);
+        let kind = state.kind.as_ref().map(Kind::as_str);
+        assert_eq!((kind, state.created_at), (Some("k"), Some(7)));
     }
 
     /// A job's state after the items of a case. Its events have no `job` and no `ts`.

@@ -123,7 +123,9 @@ impl SubmitFrame {
         fields: SubmissionFields<'_>,
         admit: impl FnOnce(usize) -> Result<R, E>,
     ) -> Result<(Self, R), E> {
+        // A frame may wait for a token or the broker: nothing in it is large but its input.
         refusal::check_reference(fields.reference.as_deref())?;
+        refusal::check_key(fields.key.as_deref())?;
         let watch_token = fields.watch_token()?;
         let (submission, admitted) = fields.submission(admit)?;
         let frame = Self {

@@ -59,7 +59,7 @@ async fn the_examples_in_the_protocol_match_the_schemas() {
 }
 
 /// Frames of clients, valid and not.
-fn client_frames() -> [Value; 31] {
+fn client_frames() -> [Value; 33] {
     let cursor = "AeiRFY9quGgDBAQ";
     [
         json!({"op": "watch", "job": "j1"}),
@@ -81,6 +81,8 @@ fn client_frames() -> [Value; 31] {
         json!({"op": "submit", "ref": "1", "kind": "k", "more": 1}),
         json!({"op": "submit", "ref": "1", "kind": "k", "timeout_ms": 0}),
         json!({"op": "submit", "ref": "x".repeat(81), "kind": "k"}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "key": ""}),
+        json!({"op": "submit", "ref": "1", "kind": "k", "key": "x".repeat(256)}),
         json!({"op": "cancel", "ref": "2"}),
         json!({"op": "cancel", "job": "j1", "more": 1}),
         json!({"op": "dance"}),

@@ -25,12 +25,13 @@ use crate::wire::{BearerToken, Code, Refusal};
 /// What a session needs of the thread that received its first request. That thread serves the
 /// client, even if other threads receive the later requests.
 pub(super) trait Host: Send + Sync {
-    /// The memory that a submission takes until it is queued, if its input takes this much.
-    fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal>;
+    /// The memory that a submission takes until it is queued, if its input takes this much, in an emit
+    /// of this size: the other fields are kept, too.
+    fn admit_submission(&self, input: usize, emit: usize) -> Result<SplitReservation, Refusal>;
 
-    /// The memory that any other request, or a refusal, takes until it is handled; `None` if there is
-    /// none.
-    fn admit_request(&self) -> Option<SplitReservation>;
+    /// The memory that any other request, or a refusal, takes until it is handled, if it holds this
+    /// much; `None` if there is none.
+    fn admit_request(&self, size: usize) -> Option<SplitReservation>;
 
     /// The access of a client that joins with this token, and with so many bytes of `auth`.
     fn admit(&self, token: Option<BearerToken>, auth: usize)
@@ -139,9 +140,10 @@ impl EngineSession {
     fn try_queue(&self, emit: Emit, ack: AckSender) -> Option<()> {
         let requests = self.requests.get()?;
         let host = self.host.upgrade()?;
+        let size = emit.size();
         // A submission without memory is replaced by its refusal.
-        let (request, reservation) = emit.parse(|input| host.admit_submission(input));
-        let reservation = reservation.or_else(|| host.admit_request())?;
+        let (request, reservation) = emit.parse(|input| host.admit_submission(input, size));
+        let reservation = reservation.or_else(|| host.admit_request(request.memory()))?;
         let request = QueuedRequest {
             request,
             ack,

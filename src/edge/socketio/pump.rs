@@ -22,6 +22,7 @@ use crate::edge::client::ConnectedClient;
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
+use crate::edge::jobs::submission_memory;
 use crate::edge::memory::SplitReservation;
 use crate::edge::slow::SlowPart;
 use crate::edge::traffic::Traffic;
@@ -29,13 +30,14 @@ use crate::edge::watches::{Outgoing, Released};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
 impl Host for App {
-    fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
-        Self::admit_submission(self, input)
+    fn admit_submission(&self, input: usize, emit: usize) -> Result<SplitReservation, Refusal> {
+        let reserved = self.admit_request(submission_memory(input) + emit);
+        reserved.ok_or_else(|| Refusal::new(Code::Overloaded, Code::Overloaded.info().text))
     }
 
-    fn admit_request(&self) -> Option<SplitReservation> {
+    fn admit_request(&self, size: usize) -> Option<SplitReservation> {
         let submits = &self.shared.memory().submits;
-        submits.reserve(size_of::<EmittedRequest>()).ok()
+        submits.reserve(size_of::<QueuedRequest>() + size).ok()
     }
 
     fn admit(

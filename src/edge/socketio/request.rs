@@ -5,15 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use socketioxide::adapter::Adapter;
 use socketioxide::handler::{FromConnectParts, FromMessageParts, Value as Payload};
 use socketioxide::socket::Socket;
 
 use crate::config::WATCHES_MAX;
-use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef};
+use crate::wire::limits::{ID_MAX, TOKEN_MAX};
+use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, Start, job_id, start};
 
 /// One emit of a client, not parsed yet.
 #[derive(Debug)]
@@ -31,6 +31,25 @@ pub(super) struct EmittedRequest {
     pub(super) ack: Option<i64>,
     /// Its size in bytes.
     pub(super) size: usize,
+}
+
+impl EmittedRequest {
+    /// About how many bytes it holds on the heap, without the input of a submission.
+    pub(super) fn memory(&self) -> usize {
+        match &self.frame {
+            // Only texts of the emit are kept.
+            Ok(_) => self.size,
+            // Of a large emit, a refusal quotes little.
+            Err(Refusal {
+                code: _,
+                message,
+                request: RequestRef { reference, job },
+            }) => {
+                let texts = [Some(message), reference.as_ref(), job.as_ref()];
+                texts.into_iter().flatten().map(String::capacity).sum()
+            }
+        }
+    }
 }
 
 impl<A: Adapter> FromMessageParts<A> for Emit {
@@ -158,13 +177,23 @@ impl<A: Adapter> FromConnectParts<A> for JoinToken {
     type Error = Infallible;
 
     fn from_connect_parts(_: &Arc<Socket<A>>, auth: &Option<Payload>) -> Result<Self, Infallible> {
-        #[derive(Deserialize)]
-        struct TokenField {
-            token: Option<BearerToken>,
-        }
         let text = auth.as_ref().and_then(Payload::as_str);
-        let fields = text.and_then(|text| serde_json::from_str(text.as_str()).ok());
-        Ok(Self(fields.and_then(|TokenField { token }| token)))
+        Ok(Self::parse(text.map_or("", |text| text.as_str())))
+    }
+}
+
+impl JoinToken {
+    /// Reads `{token: <text>}`. A token that is too large is as good as none, and is not copied.
+    fn parse(text: &str) -> Self {
+        #[derive(Deserialize)]
+        struct TokenField<'a> {
+            #[serde(borrow)]
+            token: Option<&'a RawValue>,
+        }
+        let field: Option<TokenField<'_>> = serde_json::from_str(text).ok();
+        let token = field.and_then(|TokenField { token }| token);
+        let token = token.filter(|token| token.get().len() <= TOKEN_MAX);
+        Self(token.and_then(|token| serde_json::from_str(token.get()).ok()))
     }
 }
 
@@ -188,26 +217,33 @@ impl JoinRequest {
     /// Reads `{cursors: {<job>: <cursor>, …}, compact: <bool>}`. A number means `after`, `null` from
     /// the first event.
     fn parse(text: &str) -> Self {
+        // Kept as text: parsed values would take a hundred times that, and no budget counts them.
         #[derive(Deserialize)]
-        struct JoinFields {
-            cursors: Option<Value>,
-            compact: Option<Value>,
+        struct JoinFields<'a> {
+            #[serde(borrow)]
+            cursors: Option<&'a RawValue>,
+            #[serde(borrow)]
+            compact: Option<&'a RawValue>,
         }
-        let fields: Option<JoinFields> = serde_json::from_str(text).ok();
+        let fields: Option<JoinFields<'_>> = serde_json::from_str(text).ok();
         let (cursors, compact) =
             fields.map_or((None, None), |fields| (fields.cursors, fields.compact));
-        let compact = compact.unwrap_or_default();
+        let Some(cursors) = cursors else {
+            return Self {
+                watches: Vec::new(),
+            };
+        };
+        let compact = match compact.map(RawValue::get) {
+            None | Some("false") => Some(false),
+            Some("true") => Some(true),
+            Some(_) => None,
+        };
         let refuse = |code, message| vec![Err(refusal(code, message, RequestRef::default()))];
-        let watches = match cursors {
-            None => Vec::new(),
-            Some(Value::Object(cursors)) if cursors.len() <= WATCHES_MAX => cursors
-                .into_iter()
-                .map(|(job, start)| watch(&job, &start, &compact))
-                .collect(),
-            Some(Value::Object(_)) => {
-                refuse(Code::TooManyWatches, Code::TooManyWatches.info().text)
-            }
-            Some(_) => refuse(
+        let mut reader = serde_json::Deserializer::from_str(cursors.get());
+        let watches = match reader.deserialize_map(JoinCursors { compact }) {
+            Ok(Some(watches)) => watches,
+            Ok(None) => refuse(Code::TooManyWatches, Code::TooManyWatches.info().text),
+            Err(_) => refuse(
                 Code::BadRequest,
                 "`cursors` must be an object with a cursor for each job.",
             ),
@@ -216,28 +252,72 @@ impl JoinRequest {
     }
 }
 
-fn watch(job: &str, start: &Value, compact: &Value) -> Result<ClientFrame, Refusal> {
-    let fields = match start {
-        Value::Null => json!({"job": job, "compact": compact}),
-        Value::String(cursor) => json!({"job": job, "cursor": cursor, "compact": compact}),
-        Value::Number(after) if after.is_u64() => {
-            json!({"job": job, "after": after, "compact": compact})
+/// Reads where to start in each job; `None` if there are more than [`WATCHES_MAX`].
+struct JoinCursors {
+    /// Whether the client wants compacted events; `None` if it sent something else than a boolean.
+    compact: Option<bool>,
+}
+
+impl<'de> Visitor<'de> for JoinCursors {
+    type Value = Option<Vec<Result<ClientFrame, Refusal>>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut cursors: A) -> Result<Self::Value, A::Error> {
+        let mut watches = Vec::new();
+        while let Some((job, position)) = cursors.next_entry::<String, &RawValue>()? {
+            if watches.len() == WATCHES_MAX {
+                while cursors.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                return Ok(None);
+            }
+            watches.push(watch(&job, position.get(), self.compact));
         }
-        Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-            let request = RequestRef::of(json!({"job": job}).to_string().as_bytes());
-            let message = "The start of a job must be a cursor, a sequence number or null.";
-            return Err(refusal(Code::BadRequest, message, request));
-        }
+        Ok(Some(watches))
+    }
+}
+
+fn watch(job: &str, position: &str, compact: Option<bool>) -> Result<ClientFrame, Refusal> {
+    let read = || -> Result<ClientFrame, Refusal> {
+        let compact = compact.ok_or_else(|| bad("`compact` must be a boolean."))?;
+        Ok(ClientFrame::Watch {
+            job: job_id(job)?,
+            start: start_at(position)?,
+            compact,
+        })
     };
-    let fields = fields.to_string();
-    ClientFrame::from_fields("watch", fields.as_bytes(), |_| Ok(())).map(|(frame, _)| frame)
+    read().map_err(|refusal| Refusal {
+        request: RequestRef {
+            reference: None,
+            job: Some(job.chars().take(ID_MAX).collect()),
+        },
+        ..refusal
+    })
+}
+
+/// The start that a cursor, a sequence number or `null` names. Other JSON is not read.
+fn start_at(position: &str) -> Result<Start, Refusal> {
+    let not_one = |_| bad("The start of a job must be a cursor, a sequence number or null.");
+    if position.starts_with('"') {
+        let cursor: String = serde_json::from_str(position).map_err(not_one)?;
+        start(None, Some(cursor.as_str()))
+    } else {
+        let after: Option<u64> = serde_json::from_str(position).map_err(not_one)?;
+        start(after, None)
+    }
+}
+
+fn bad(message: &str) -> Refusal {
+    refusal(Code::BadRequest, message, RequestRef::default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::WatchTokenTerms;
-    use crate::wire::{Cursor, JobId, Seq, Start, Submission};
+    use crate::wire::limits::MESSAGE_MAX;
+    use crate::wire::{Cursor, JobId, Seq, Submission, WatchTokenTerms};
+    use serde_json::json;
 
     fn refused(text: &str) -> (Code, Option<String>) {
         let refusal = parse(text, false, |_| Ok(())).unwrap_err();
@@ -369,5 +449,97 @@ mod tests {
             assert!(JoinRequest::parse(none).watches.is_empty(), "{none}");
         }
         assert!(JoinRequest::parse(r#"{"cursors":[]}"#).watches[0].is_err());
+    }
+
+    /// How many jobs a client that joins with these fields watches, and the codes of the others.
+    fn joined(fields: &str) -> (usize, Vec<Code>) {
+        let mut watched = 0;
+        let mut codes = Vec::new();
+        for watch in JoinRequest::parse(&format!("{{{fields}}}")).watches {
+            match watch {
+                Ok(_) => watched += 1,
+                Err(refusal) => codes.push(refusal.code),
+            }
+        }
+        (watched, codes)
+    }
+
+    #[test]
+    fn a_client_that_joins_watches_at_most_1024_jobs() {
+        let cursors = |count: usize| {
+            let jobs: Vec<_> = (0..count).map(|n| format!(r#""j{n}":null"#)).collect();
+            format!(r#""cursors":{{{}}}"#, jobs.join(","))
+        };
+        assert_eq!(joined(&cursors(WATCHES_MAX)), (WATCHES_MAX, vec![]));
+        for more in [1, WATCHES_MAX] {
+            let refused = joined(&cursors(WATCHES_MAX + more));
+            assert_eq!(refused, (0, vec![Code::TooManyWatches]));
+        }
+    }
+
+    #[test]
+    fn compact_is_a_boolean_for_each_job_of_a_join() {
+        let jobs = r#""cursors":{"j":null,"k":1}"#;
+        for compact in ["null", "true", "false", " true "] {
+            let fields = format!(r#"{jobs},"compact":{compact}"#);
+            assert_eq!(joined(&fields), (2, vec![]), "{compact}");
+        }
+        for compact in ["1", r#""true""#, "[true]", "{}"] {
+            let fields = format!(r#""compact":{compact},{jobs}"#);
+            let refused = (0, vec![Code::BadRequest; 2]);
+            assert_eq!(joined(&fields), refused, "{compact}");
+        }
+        assert_eq!(joined(r#""compact":7"#), (0, vec![]), "no job needs it");
+    }
+
+    #[test]
+    fn no_value_of_a_join_is_built() {
+        // Building a value that is nested this deep would fail: the codes show that it was not tried.
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        let bad = vec![Code::BadRequest];
+        assert_eq!(joined(&format!(r#""cursors":{deep}"#)), (0, bad.clone()));
+        let start = format!(r#""cursors":{{"j":{deep},"k":null}}"#);
+        assert_eq!(joined(&start), (1, bad.clone()));
+        let compact = format!(r#""cursors":{{"j":null}},"compact":{deep}"#);
+        assert_eq!(joined(&compact), (0, bad));
+        let long = format!(r#""cursors":{{"{}":null}}"#, "ä".repeat(100_000));
+        let refused = JoinRequest::parse(&format!("{{{long}}}")).watches;
+        let refused = refused[0].as_ref().unwrap_err();
+        let quoted = refused.request.job.as_ref().unwrap();
+        assert_eq!(
+            (refused.code, quoted.chars().count()),
+            (Code::BadJobId, ID_MAX)
+        );
+    }
+
+    #[test]
+    fn a_token_that_is_too_large_is_as_good_as_none() {
+        let token = |length: usize| {
+            let text = format!(r#"{{"token":"{}","cursors":7}}"#, "x".repeat(length));
+            JoinToken::parse(&text).0
+        };
+        let longest = TOKEN_MAX - 2;
+        assert_eq!(token(longest).unwrap().expose().len(), longest);
+        assert_eq!(token(longest + 1), None);
+        for none in ["", "[]", "{}", r#"{"token":null}"#, r#"{"token":["x"]}"#] {
+            assert_eq!(JoinToken::parse(none).0, None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_request_is_that_of_what_it_keeps() {
+        let request = |text: String| {
+            let payload = Payload::Str(text.into(), None);
+            Emit { payload, ack: None }.parse(|_| Ok(())).0
+        };
+        let token = "x".repeat(TOKEN_MAX - 2);
+        let auth = request(format!(r#"["auth",{{"token":"{token}"}}]"#));
+        assert!(auth.frame.is_ok() && auth.memory() >= token.len());
+        let long = "x".repeat(900_000);
+        let refused = request(format!(r#"["watch",{{"job":"{long}","{long}":1}}]"#));
+        let memory = refused.memory();
+        let refusal = refused.frame.unwrap_err();
+        assert!(memory >= refusal.message.len() + ID_MAX, "{memory}");
+        assert!(memory <= 2 * (MESSAGE_MAX + ID_MAX), "{memory}");
     }
 }
