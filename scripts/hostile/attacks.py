@@ -505,4 +505,31 @@ async def sio_join_compact(rig, count):
     seen = await gather(count, one, at_once=4)
     if seen != Counter({"refused": count}):
         raise AssertionError(f"not all of {count} clients were refused: {dict(seen)}")
+@attack("ws-heavy-feeds", "one WebSocket that watches many queued jobs, each with an input of a megabyte as it is stored", full=200, short=100)
+async def ws_heavy_feeds(rig, count):
+    # A number with a fraction takes 4 bytes as JSON and 9 in the log.
+    heavy, jobs = [1.5] * 115_000, []
+
+    async def submit(_):
+        jobs.append(await rig.submit("parked", heavy))
+        return "submitted"
+
+    seen = await gather(count, submit, at_once=4)
+    client = await Client.connect(rig.port, rcvbuf=None)
+    await client.websocket()
+    # Each feed keeps the newest event, although the client does not want it. Not all at once: those who open a watch may
+    # read the event at the same moment, and the jobs whose events come first leave no room for other feeds.
+    for start in range(0, count, 10):
+        for job in jobs[start : start + 10]:
+            await client.send(mask(0x81, json.dumps({"op": "watch", "job": job, "after": 1}).encode()))
+        await asyncio.sleep(0.1)
+    await hold(rig)
+    answers = b""
+    while piece := await client.read(1 << 16, 1):
+        answers += piece
+    for answer in ("watching", "unavailable", "overloaded"):
+        seen[answer] = answers.count(f'"{answer}"'.encode())
+    client.close()
+    for job in jobs:
+        await rig.cancel(job)
     return seen

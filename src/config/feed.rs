@@ -31,12 +31,14 @@ pub const FEED_LINGER: Duration = Duration::from_secs(15);
 /// What a feed costs without its history, in bytes: its task and its subscription.
 pub const FEED_BYTES: usize = 12 * 1024;
 /// In which steps a feed reserves the memory of its history: all threads share the budget, and
-/// would change it with each event.
+/// would change it with each event. It reserves one from its beginning. A newest event that fits
+/// into that is always in memory, so that a lack of memory sends the watchers of an ordinary job to
+/// the log only when they fall behind.
 pub const FEED_STEP: usize = 4 * 1024;
 /// How many feeds one edge thread holds, watched or lingering. Each costs [`FEED_BYTES`] and its
-/// history.
+/// history, for which at least [`FEED_STEP`] is reserved.
 pub const FEEDS_MAX: usize = 50_000;
-/// How many of them may be for jobs without an event: about 50 MiB. Such jobs were just submitted,
+/// How many of them may be for jobs without an event: 64 MiB. Such jobs were just submitted,
 /// or clients resume them and claim to have seen events. The rest is kept for jobs that exist.
 pub const FEEDS_WITHOUT_EVENTS_MAX: usize = 4096;
 /// How many watched jobs may be unknown to both the log and the queue. Each costs about 200 bytes

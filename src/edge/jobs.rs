@@ -362,7 +362,7 @@ impl App {
                 Some(KnownJob::Queued(kind)) => return Ok(Some(kind)),
                 Some(KnownJob::Logged(last)) => last.seq,
             };
-            if shown.is_some_and(|shown| shown.seq > last) {
+            if shown.is_some_and(|shown| shown.cursor.seq > last) {
                 let lacking = "the log lacks events that watchers have seen";
                 return Err(Unavailable(lacking.into()).into());
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::source::{At, EventSource, Replica, Unavailable, first_after};
-use crate::wire::{JobId, Stored};
+use crate::wire::{Cursor, EventMeta, JobId, Stored};
 
 /// The result of a check.
 #[derive(Debug)]
@@ -20,29 +20,32 @@ pub(super) enum Checked {
 pub(super) async fn check<S: EventSource>(
     source: &S,
     job: &JobId,
-    ours: Option<Arc<Stored>>,
+    ours: Option<EventMeta>,
 ) -> Result<Checked, Unavailable> {
     let last = source.last(job, Replica::Any).await?;
     let Some(ours) = ours else {
         return Ok(Checked::Continues(last));
     };
-    let is_ours = |event: &Stored| event.cursor() == ours.cursor();
+    let is_ours = |event: &Stored| event.cursor() == ours.cursor;
+    let stream_seq = ours.cursor.stream_seq;
     if last.as_deref().is_some_and(is_ours) {
         return Ok(Checked::Continues(None));
     }
     // An event that a replica lacks may still be in the log.
-    if let At::Event(event) = source.at(job, ours.stream_seq, Replica::Any).await?
+    if let At::Event(event) = source.at(job, stream_seq, Replica::Any).await?
         && is_ours(&event)
     {
         return Ok(Checked::Continues(last));
     }
-    match source.at(job, ours.stream_seq, Replica::Leader).await? {
+    match source.at(job, stream_seq, Replica::Leader).await? {
         At::Event(event) if is_ours(&event) => Ok(Checked::Continues(last)),
         At::Removed => {
-            let later = first_after(source, job, ours.stream_seq).await?;
+            let later = first_after(source, job, stream_seq).await?;
             // The end is the last event that expires, so a job without it is gone.
-            let is_gone =
-                later.map_or_else(|| ours.event_type.is_end(), |first| first.seq <= ours.seq);
+            let is_gone = later.map_or_else(
+                || ours.event_type.is_end(),
+                |first| first.seq <= ours.cursor.seq,
+            );
             Ok(if is_gone {
                 Checked::Rebuilt
             } else {
@@ -53,8 +56,9 @@ pub(super) async fn check<S: EventSource>(
     }
 }
 
-/// Whether a live copy that is not in the history cannot be of the same log as `ours`: sequence
-/// numbers rise with stream sequences.
-pub(super) fn contradicts(ours: &Stored, copy: &Stored) -> bool {
-    copy.seq.cmp(&ours.seq) != copy.stream_seq.cmp(&ours.stream_seq)
+/// Whether a live copy that is not in the history cannot be of the same log as `ours`: it has the
+/// same number and is another event, or sequence numbers do not rise with stream sequences.
+pub(super) fn contradicts(ours: Cursor, copy: &Stored) -> bool {
+    let order = copy.seq.cmp(&ours.seq);
+    order.is_eq() && copy.cursor() != ours || order != copy.stream_seq.cmp(&ours.stream_seq)
 }

@@ -14,7 +14,7 @@ use super::driver::Driver;
 use super::feed::{Feed, FeedWatch};
 use super::feeds::{Full, Hub};
 use crate::budget::LimitReached;
-use crate::config::{FEED_BYTES, FEED_LINGER, REREAD_MAX};
+use crate::config::{FEED_BYTES, FEED_LINGER, FEED_STEP, REREAD_MAX};
 use crate::source::EventSource;
 use crate::wire::{JobId, Stored};
 
@@ -44,7 +44,7 @@ impl<S: EventSource> Hub<S> {
                 let slot = self.slots.acquire(from).map_err(|LimitReached| Full)?;
                 let reservation = self
                     .budget
-                    .reserve(FEED_BYTES)
+                    .reserve(FEED_BYTES + FEED_STEP)
                     .map_err(|LimitReached| Full)?;
                 let unpacked = self.unpacked.clone();
                 let feed = entry.insert(Feed::new(job.clone(), reservation, slot, unpacked));

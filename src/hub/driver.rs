@@ -26,7 +26,7 @@ use crate::runtime::LazyTimer;
 use crate::source::{
     EventSource, LiveChain, LiveCopy, Refill, Refilled, Tail, TailSignal, Unavailable,
 };
-use crate::wire::{Seq, Stored, StreamSeq};
+use crate::wire::{EventMeta, Seq, Stored, StreamSeq};
 
 /// A feed and the state of its task.
 pub(super) struct Driver<S: EventSource> {
@@ -55,8 +55,9 @@ pub(super) struct Driver<S: EventSource> {
     probing: Option<BoxFuture<'static, Probed>>,
     probe_at: Instant,
     probe_backoff: Backoff,
-    /// The last event that was delivered.
-    last: Option<Arc<Stored>>,
+    /// The last event that was delivered. Not the event itself: it would stay in memory when the
+    /// history has no room for it.
+    last: Option<EventMeta>,
     /// The pause before a failed check for a rebuilt log is repeated.
     check_backoff: Backoff,
     /// Whether a copy was ignored until the log is checked.
@@ -231,7 +232,7 @@ impl<S: EventSource> Driver<S> {
             Action::Deliver(event) => {
                 self.eventless = None;
                 self.chain.delivered(&event);
-                self.last = Some(Arc::clone(&event));
+                self.last = Some(event.meta());
                 self.feed.update(|history| history.push(event));
             }
             Action::Gap { to, .. } => {
@@ -239,7 +240,8 @@ impl<S: EventSource> Driver<S> {
                 self.feed.update(|history| history.restart(to.successor()));
             }
             Action::Replay { from } => {
-                let stream_seq = self.feed.last().map(|last| last.stream_seq + 1);
+                let last = self.feed.last();
+                let stream_seq = last.map(|last| last.cursor.stream_seq + 1);
                 self.unclassified_at_request = self.chain.unclassified();
                 self.refill.request(from, stream_seq, None);
                 return false;

@@ -16,7 +16,7 @@ use crate::budget::{LimitReached, Reservation};
 use crate::config::{FEED_BYTES, FEED_STEP};
 use crate::fair_slots::FairSlot;
 use crate::resume::Slice;
-use crate::wire::{JobId, Seq, Stored};
+use crate::wire::{EventMeta, JobId, Seq, Stored};
 
 /// The recent events of one job, kept up to date by one task and read by any number of watchers.
 #[derive(Debug)]
@@ -82,11 +82,9 @@ impl Feed {
         self.unpacking(|history| history.read(from, bytes_max))
     }
 
-    /// The newest event, if there is one in the history.
-    pub fn last(&self) -> Option<Arc<Stored>> {
-        self.lock()
-            .as_ref()
-            .and_then(|history| history.last().cloned())
+    /// The newest event, if there is one. It is not in the history if there was no room for it.
+    pub fn last(&self) -> Option<EventMeta> {
+        self.lock().as_ref().and_then(FeedHistory::last)
     }
 
     /// The event with this sequence number, if it is in the history.
@@ -111,10 +109,11 @@ impl Feed {
         Some(result)
     }
 
-    /// Reserves the memory that the history takes, rounded up.
+    /// Reserves the memory that the history takes, rounded up; never less than at first, see
+    /// [`FEED_STEP`].
     fn reserve(&self, history: &FeedHistory) -> Result<(), LimitReached> {
         let bytes = history.bytes() + history.unpacked_bytes();
-        let bytes = FEED_BYTES + bytes.next_multiple_of(FEED_STEP);
+        let bytes = FEED_BYTES + bytes.next_multiple_of(FEED_STEP).max(FEED_STEP);
         self.reservation
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -189,9 +188,12 @@ impl Feed {
             if self.reserve(history).is_err() {
                 // Watchers read the evicted events from the log.
                 history.shorten(0);
-                // The newest event must be delivered; if it is larger than the history before it,
-                // it is not counted until there is room.
-                let _ = self.reserve(history);
+                if self.reserve(history).is_err() {
+                    // Also the newest one: of many feeds, these would be most of the memory.
+                    history.evict();
+                    // It is what the feed reserved at first.
+                    let _ = self.reserve(history);
+                }
             }
         }
     }
@@ -207,7 +209,8 @@ impl Feed {
 
     /// A summary of its watchers' read positions.
     pub(super) fn standing(&self) -> Standing {
-        let next = self.last().map_or(Seq(0), |last| last.seq.successor());
+        let last = self.last();
+        let next = last.map_or(Seq(0), |last| last.cursor.seq.successor());
         self.lock_watchers().standing(next)
     }
 

@@ -14,7 +14,7 @@ use crate::config::{FEEDS_MAX, FEEDS_WITHOUT_EVENTS_MAX};
 use crate::fair_slots::{FairSlot, FairSlots};
 use crate::runtime::Tasks;
 use crate::source::EventSource;
-use crate::wire::{JobId, Stored};
+use crate::wire::{EventMeta, JobId};
 
 /// The feeds of one edge thread.
 #[derive(Debug)]
@@ -48,7 +48,8 @@ impl<S: EventSource> Hub<S> {
     }
 
     /// [`Self::new`] with a memory budget, as one of the hubs of a process. When the budget is used
-    /// up, no feed is added, and existing feeds keep shorter histories.
+    /// up, no feed is added, and existing feeds keep shorter histories: only their newest event, and
+    /// not even that if it is large.
     pub fn within(source: S, tasks: Tasks, budget: Budget, siblings: &Siblings) -> Arc<Self> {
         let feeds = Arc::default();
         siblings.join(&feeds);
@@ -135,8 +136,8 @@ impl<S: EventSource> Hub<S> {
         idle
     }
 
-    /// The last event in the history of a job's feed, if it has one.
-    pub fn last(&self, job: &JobId) -> Option<Arc<Stored>> {
+    /// The last event that a job's feed has delivered, if it has one.
+    pub fn last(&self, job: &JobId) -> Option<EventMeta> {
         self.feeds.get(job).and_then(|feed| feed.last())
     }
 

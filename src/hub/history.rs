@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::archive::Archive;
 use crate::config::{ARCHIVE_EVENTS, NEWEST_EVENTS};
 use crate::resume::{History, Slice};
-use crate::wire::{JobId, Seq, Stored};
+use crate::wire::{EventMeta, JobId, Seq, Stored};
 
 /// Recent events of one job in order and without a gap, limited in bytes.
 ///
@@ -19,6 +19,8 @@ pub(super) struct FeedHistory {
     archive: Archive,
     newest: History<Arc<Stored>>,
     bytes_max: usize,
+    /// What remains of the newest event after [`Self::evict`].
+    evicted: Option<EventMeta>,
 }
 
 impl FeedHistory {
@@ -28,6 +30,7 @@ impl FeedHistory {
             archive: Archive::new(job),
             newest: History::new(next, bytes_max),
             bytes_max,
+            evicted: None,
         }
     }
 
@@ -42,9 +45,10 @@ impl FeedHistory {
         self.newest.next_seq()
     }
 
-    /// The newest event.
-    pub(super) fn last(&self) -> Option<&Arc<Stored>> {
-        self.newest.last()
+    /// The newest event, also if it was evicted.
+    pub(super) fn last(&self) -> Option<EventMeta> {
+        let last = self.newest.last().map(|last| last.meta());
+        last.or(self.evicted)
     }
 
     /// The approximate size of its events in memory.
@@ -71,7 +75,7 @@ impl FeedHistory {
         let is_next = self.next_seq() == last.seq
             && self
                 .last()
-                .is_some_and(|before| last.prev == Some(before.stream_seq));
+                .is_some_and(|before| last.prev == Some(before.cursor.stream_seq));
         let known = self.newest.find(last.seq);
         if !is_next && !known.is_some_and(|known| known.cursor() == last.cursor()) {
             return None;
@@ -80,6 +84,7 @@ impl FeedHistory {
             archive: self.archive.copy(),
             newest: self.newest.clone(),
             bytes_max: self.bytes_max,
+            evicted: None,
         };
         let event = if is_next {
             Arc::clone(last)
@@ -119,10 +124,18 @@ impl FeedHistory {
             .shorten(bytes_max.saturating_sub(self.newest.bytes()));
     }
 
+    /// Evicts all events, also the newest one: readers read it from the log.
+    pub(super) fn evict(&mut self) {
+        let last = self.last();
+        self.restart(self.next_seq());
+        self.evicted = last;
+    }
+
     /// Starts again with `next`, after a gap.
     pub(super) fn restart(&mut self, next: Seq) {
         self.archive.clear();
         self.newest.restart(next);
+        self.evicted = None;
     }
 
     /// Packs the events that were unpacked for readers.
@@ -247,6 +260,29 @@ mod tests {
         assert!(matches!(read, Slice::TooOld { first: Seq(61) }));
         history.push(event(62, 1));
         assert_eq!(history.first_seq(), Seq(62));
+    }
+
+    #[test]
+    fn the_newest_event_can_be_evicted_and_is_still_known() {
+        let mut history = FeedHistory::new(job(), Seq(1), 1 << 20);
+        for seq in 1..=40 {
+            history.push(event(seq, 50));
+        }
+        history.evict();
+        assert_eq!((history.bytes(), history.next_seq()), (0, Seq(41)));
+        assert_eq!(history.last(), Some(event(40, 50).meta()));
+        assert!(history.find(Seq(40)).is_none());
+        let read = history.read(Seq(40), 1);
+        assert!(matches!(read, Slice::TooOld { first: Seq(41) }));
+        assert!(matches!(history.read(Seq(41), 1), Slice::CaughtUp));
+        let (copy, following) = history.copy_before(&event(41, 50)).unwrap();
+        assert_eq!((copy.next_seq(), following.seq), (Seq(41), Seq(41)));
+        history.push(event(41, 50));
+        assert_eq!(history.last(), Some(event(41, 50).meta()));
+        assert_eq!(seqs(&history.read(Seq(41), 1)), [41]);
+        history.evict();
+        history.restart(Seq(50));
+        assert_eq!(history.last(), None, "it is not before the next one");
     }
 
     proptest! {

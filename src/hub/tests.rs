@@ -45,7 +45,8 @@ async fn watch(hub: &Arc<Hub<MemoryLog>>) -> FeedWatch {
 }
 
 fn next(watch: &FeedWatch) -> Option<Seq> {
-    watch.feed().last().map(|last| last.seq.successor())
+    let last = watch.feed().last();
+    last.map(|last| last.cursor.seq.successor())
 }
 
 /// Whether this event is the first one that a feed has.
@@ -300,7 +301,11 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
         sleep(MOMENT).await;
         assert!(budget.used() <= budget.limit());
     }
-    assert_eq!(watched.feed().last().unwrap().seq, last);
+    assert_eq!(next(&watched), Some(last.successor()));
+    assert!(matches!(
+        watched.feed().read(last, 100),
+        Some(Slice::Items(_))
+    ));
     assert!(matches!(
         watched.feed().read(Seq(1), 100),
         Some(Slice::TooOld { .. })
@@ -309,6 +314,71 @@ async fn without_memory_feeds_keep_their_newest_event_and_no_feed_is_added() {
     sleep(FEED_LINGER + MOMENT).await;
     assert_eq!(budget.used(), 0);
     hub.watch(&"other".parse().unwrap(), HERE).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_memory_feeds_hold_no_large_event_but_know_the_newest_one() {
+    const FEEDS: usize = 20;
+    let memory = MemoryLog::default();
+    let budget = Budget::new(FEEDS * (FEED_BYTES + FEED_STEP));
+    let hub = Hub::within(
+        memory.clone(),
+        Tasks::default(),
+        budget.clone(),
+        &Siblings::default(),
+    );
+    let jobs: Vec<JobId> = (0..FEEDS)
+        .map(|n| format!("j{n}").parse().unwrap())
+        .collect();
+    let watches: Vec<_> = jobs
+        .iter()
+        .map(|job| hub.watch(job, HERE).unwrap())
+        .collect();
+    sleep(MOMENT).await;
+    for (job, watched) in jobs.iter().zip(&watches) {
+        memory.append(job, chunk("x"));
+        let event = memory.append(job, chunk("x".repeat(100_000)));
+        sleep(MOMENT).await;
+        let feed = watched.feed();
+        assert_eq!(feed.last(), Some(event.meta()));
+        assert!(matches!(
+            feed.read(Seq(2), 100),
+            Some(Slice::TooOld { first: Seq(3) })
+        ));
+        assert!(matches!(feed.read(Seq(3), 100), Some(Slice::CaughtUp)));
+    }
+    // Nor do the tasks that drive them, also while they check the log.
+    sleep(PROBE_MAX).await;
+    assert_eq!((memory.held(), budget.used()), (0, budget.limit()));
+    // A small one is always held.
+    memory.append(&jobs[0], chunk("x"));
+    sleep(MOMENT).await;
+    assert!(matches!(
+        watches[0].feed().read(Seq(3), 100),
+        Some(Slice::Items(events)) if events.len() == 1
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_log_is_noticed_by_a_feed_that_does_not_hold_its_newest_event() {
+    let memory = three_events();
+    let budget = Budget::new(FEED_BYTES + FEED_STEP);
+    let hub = Hub::within(
+        memory.clone(),
+        Tasks::default(),
+        budget,
+        &Siblings::default(),
+    );
+    let watched = watch(&hub).await;
+    memory.append(&job(), chunk("x".repeat(100_000)));
+    sleep(MOMENT).await;
+    memory.disturb();
+    sleep(PROBE_MAX).await;
+    assert!(!watched.feed().is_rebuilt(), "it is the same log");
+    memory.truncate(3);
+    memory.append(&job(), chunk("y".repeat(100_000)));
+    sleep(PROBE_MAX).await;
+    assert!(watched.feed().is_rebuilt());
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,7 +392,7 @@ async fn the_memory_of_a_history_is_reserved_in_steps_that_are_never_less_than_i
         &Siblings::default(),
     );
     let watched = watch(&hub).await;
-    assert_eq!(budget.used(), FEED_BYTES);
+    assert_eq!(budget.used(), FEED_BYTES + FEED_STEP);
     let mut payloads = 0;
     let mut changes = 0;
     for _ in 0..300 {

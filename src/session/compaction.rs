@@ -14,7 +14,7 @@ use super::step::Step;
 use crate::config::COMPACT_BYTES;
 use crate::hub::Hub;
 use crate::source::{EventSource, LogReading};
-use crate::wire::{Body, Compactor, EventType, JobId, Seq, Stored};
+use crate::wire::{Body, Compactor, EventMeta, EventType, JobId, Seq, Stored};
 
 /// The compaction of one session's steps.
 pub(super) struct Compaction {
@@ -30,16 +30,21 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
-    /// Compacts the events from a position up to `last`.
-    pub(super) fn new<S: EventSource>(hub: &Arc<Hub<S>>, from: Position, last: &Stored) -> Self {
+    /// Compacts the events of a job from a position up to `last`.
+    pub(super) fn new<S: EventSource>(
+        hub: &Arc<Hub<S>>,
+        job: &JobId,
+        from: Position,
+        last: EventMeta,
+    ) -> Self {
+        let until = last.cursor.seq;
         // A first attempt supersedes nothing.
         let search = (last.attempt > 1).then(|| {
             let hub = Arc::clone(hub);
-            Box::pin(current_start(hub, last.job.clone(), from, last.seq))
-                as BoxFuture<'static, Seq>
+            Box::pin(current_start(hub, job.clone(), from, until)) as BoxFuture<'static, Seq>
         });
         Self {
-            until: last.seq,
+            until,
             search,
             compactor: Compactor::new(Seq(0), COMPACT_BYTES),
             held_from: from,

@@ -125,7 +125,8 @@ impl<S: EventSource> Session<S> {
         if let SessionState::Watching(watching) = &self.state
             && let Some(last) = watching.watch.feed().last()
         {
-            let compaction = Compaction::new(&watching.hub, self.state.position(), &last);
+            let job = watching.watch.feed().job();
+            let compaction = Compaction::new(&watching.hub, job, self.state.position(), last);
             self.compaction = Some(Box::new(compaction));
         }
     }

@@ -3,7 +3,7 @@
 use super::error::SessionError;
 use crate::hub::{FeedWatch, Full};
 use crate::source::{At, EventSource, Replica, first_after};
-use crate::wire::{Cursor, Seq};
+use crate::wire::{Cursor, EventMeta, Seq};
 
 /// Waits until the feed has a history.
 pub(super) async fn until_open(watch: &FeedWatch) -> Result<(), Full> {
@@ -70,15 +70,14 @@ pub(super) async fn verify_length<S: EventSource>(
     after: Seq,
 ) -> Result<bool, SessionError> {
     let feed = watch.feed();
+    let seq_of = |last: Option<EventMeta>| last.map_or(Seq(0), |last| last.cursor.seq);
     let mut last = feed.last();
-    if last.as_ref().map_or(Seq(0), |last| last.seq) < after {
-        last = source.last(feed.job(), Replica::Leader).await?;
+    if seq_of(last) < after {
+        let stored = source.last(feed.job(), Replica::Leader).await?;
+        last = stored.map(|last| last.meta());
     }
-    match last {
-        Some(last) if last.seq >= after => Ok(last.seq == after && last.event_type.is_end()),
-        None if after == Seq(0) => Ok(false),
-        last => Err(SessionError::AfterTheEnd {
-            last: last.map_or(Seq(0), |last| last.seq),
-        }),
+    if seq_of(last) < after {
+        return Err(SessionError::AfterTheEnd { last: seq_of(last) });
     }
+    Ok(seq_of(last) == after && last.is_some_and(|last| last.event_type.is_end()))
 }

@@ -83,16 +83,28 @@ pub fn websocket_payload(frame: &[u8]) -> &[u8] {
     }
 }
 
+/// What precedes each line of the data of a server-sent event.
+const DATA: &[u8] = b"\ndata: ";
+/// How many bytes more than the break itself a break in the data costs.
+pub const LINE_MORE: usize = DATA.len() - 1;
+
+fn is_break(byte: &u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// How many line breaks these data have. JSON that another publisher stored may have some between
+/// its tokens.
+pub fn breaks(data: &[u8]) -> usize {
+    data.iter().filter(|byte| is_break(byte)).count()
+}
+
 /// A server-sent event (the HTML standard, section 9.2) with this id and these data, in a chunk.
 pub fn sse_chunk(id: &[u8], data: &[u8]) -> Vec<u8> {
     const ID: &[u8] = b"id: ";
-    const DATA: &[u8] = b"\ndata: ";
     const END: &[u8] = b"\n\n";
-    // JSON that another publisher stored may have line breaks between its tokens. They are counted
-    // first, since splitting is slow and an event rarely has one.
-    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    let breaks = data.iter().filter(|byte| is_break(byte)).count();
-    let of_lines = (breaks + 1) * DATA.len() + data.len() - breaks;
+    // Counted first, since splitting is slow and an event rarely has one.
+    let breaks = breaks(data);
+    let of_lines = DATA.len() + data.len() + breaks * LINE_MORE;
     let mut chunk = chunk_head(ID.len() + id.len() + of_lines + END.len());
     chunk.extend_from_slice(ID);
     chunk.extend_from_slice(id);

@@ -53,6 +53,6 @@ pub use segment::{
 pub use server_frame::{GapReason, ServerFrame};
 pub use size::{Unfit, cut};
 pub use state::JobState;
-pub use stored::{DecodeError, EventHead, Stored};
+pub use stored::{DecodeError, EventHead, EventMeta, Stored};
 pub use submission::{KEY_ID, Limits, RESERVED_KIND, Submission, may_call_back, reserved_kind};
 pub use submit::{SubmitFrame, foreign_body, input_memory};

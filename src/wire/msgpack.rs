@@ -56,6 +56,36 @@ pub(super) fn write_json(payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
     DirectReader(payload).write_json(out, LEVELS_MAX)
 }
 
+/// The longest number with a fraction as JSON, in bytes: `-2.2250738585072014e-308`.
+const FLOAT_MAX: usize = 24;
+
+/// About how many bytes `payload` has as JSON, where each number with a fraction counts as the
+/// longest one: formatting it is slow. `None` if it has a binary value or is invalid. The nesting
+/// does not matter, because every value adds its own bytes, and one that separates it from others.
+pub(super) fn json_len(payload: &[u8]) -> Option<usize> {
+    let mut reader = DirectReader(payload);
+    let mut len = 0;
+    while let Some(&marker) = reader.0.first() {
+        len += 1 + match marker {
+            0xCA => reader.bytes(5).map(|_| FLOAT_MAX)?,
+            0xCB => reader.bytes(9).map(|_| FLOAT_MAX)?,
+            _ => match reader.next()? {
+                DirectItem::Nil | DirectItem::Bool(true) => 4,
+                DirectItem::Bool(false) => 5,
+                DirectItem::Unsigned(number) => digits(number),
+                DirectItem::Signed(number) => 1 + digits(number.unsigned_abs()),
+                DirectItem::Text(text) => 2 + escaped_len(text),
+                DirectItem::List(_) | DirectItem::Map(_) => 2,
+            },
+        };
+    }
+    Some(len)
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().unwrap_or(0) as usize + 1
+}
+
 /// A value, or the start of one that has others in it.
 enum DirectItem<'a> {
     Nil,
@@ -284,6 +314,19 @@ fn is_escaped(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
+/// How many bytes a text has in JSON without its quotes.
+fn escaped_len(text: &[u8]) -> usize {
+    if is_plain(text) {
+        return text.len();
+    }
+    let lens = text.iter().map(|byte| match byte {
+        0x08 | b'\t' | b'\n' | 0x0C | b'\r' | b'"' | b'\\' => 2_usize,
+        0..0x20 => 6,
+        _ => 1,
+    });
+    lens.sum()
+}
+
 fn write_escape(byte: u8, out: &mut Vec<u8>) {
     let short = match byte {
         0x08 => b'b',
@@ -352,6 +395,20 @@ mod tests {
         }
 
         #[test]
+        fn the_json_of_what_workers_write_is_measured_and_not_longer(value in values()) {
+            let payload = rmp_serde::to_vec_named(&value).unwrap();
+            let json = value.to_string().len();
+            let measured = json_len(&payload).unwrap();
+            // At most the separators that a value alone and the first one of a list do not have.
+            prop_assert!((json..=json + 1 + payload.len()).contains(&measured), "{} {}", json, measured);
+        }
+
+        #[test]
+        fn any_bytes_can_be_measured(payload: Vec<u8>) {
+            let _ = json_len(&payload);
+        }
+
+        #[test]
         fn any_bytes_are_converted_as_by_the_codec_or_left_to_it(payload: Vec<u8>) {
             if let Some(json) = directly(&payload) {
                 prop_assert_eq!(Some(json), by_codec(&payload));
@@ -372,6 +429,16 @@ mod tests {
                 prop_assert_eq!(crate::wire::stored::Head::of(head), of_codec);
             }
         }
+    }
+
+    #[test]
+    fn numbers_with_a_fraction_are_measured_as_the_longest_one() {
+        let value = json!([1.5, -2.2250738585072014e-308]);
+        let payload = rmp_serde::to_vec_named(&value).unwrap();
+        assert_eq!(json_len(&payload), Some(1 + 2 + 2 * (1 + FLOAT_MAX)));
+        assert_eq!(value[1].to_string().len(), FLOAT_MAX);
+        assert_eq!(json_len(b"\xC4\x01\x07"), None, "a binary value");
+        assert_eq!(json_len(b"\xCB\x01"), None, "cut off");
     }
 
     #[test]

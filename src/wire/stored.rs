@@ -32,6 +32,8 @@ pub struct Stored {
     pub attempt: u32,
     /// Its type.
     pub event_type: EventType,
+    /// See [`frame_ratio`].
+    frame_ratio: u8,
     /// When the broker stored it, in milliseconds since the Unix epoch: only of some live copies,
     /// whose delay is measured.
     pub stored_ms: Option<NonZeroU64>,
@@ -56,6 +58,7 @@ pub struct EventHead {
     checksum: u32,
     payload_len: u32,
     event_type: EventType,
+    frame_ratio: u8,
 }
 
 impl EventHead {
@@ -65,8 +68,53 @@ impl EventHead {
     }
 }
 
+/// An event without its payload: which one it is, and what it says about its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventMeta {
+    /// Names it in the log.
+    pub cursor: Cursor,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// Its type.
+    pub event_type: EventType,
+}
+
+impl EventMeta {
+    /// The status of a job with this last event.
+    pub fn status(&self) -> Status {
+        // A job that was to be cancelled before its first attempt is still waiting.
+        if self.event_type == EventType::CancelRequested && self.attempt == 0 {
+            Status::Queued
+        } else {
+            self.event_type.status()
+        }
+    }
+}
+
 /// About how many more bytes than its payload the JSON of an event has.
 const JSON_MORE: usize = 96;
+/// The largest payload whose frames are not measured, in bytes. Almost every event is smaller, and
+/// an event of this size cannot cost much, whatever is in it.
+const UNMEASURED_MAX: usize = 4096;
+/// How many times its bytes as MessagePack a value takes as JSON at most: `false` and a control
+/// character take six bytes instead of one.
+const JSON_TIMES_MAX: usize = 6;
+/// A [`frame_ratio`] of one.
+const RATIO_ONE: u8 = 16;
+
+/// How large the largest frame of a payload is, in sixteenths of the payload: at least 16.
+fn frame_ratio(payload: &[u8]) -> u8 {
+    if payload.len() <= UNMEASURED_MAX {
+        return RATIO_ONE;
+    }
+    let frame = if payload.starts_with(b"{") {
+        payload.len() + framing::LINE_MORE * framing::breaks(payload)
+    } else {
+        msgpack::json_len(payload).unwrap_or(JSON_TIMES_MAX * payload.len())
+    };
+    let ratio = frame * usize::from(RATIO_ONE) / payload.len();
+    u8::try_from(ratio).unwrap_or(u8::MAX).max(RATIO_ONE)
+}
 
 /// The fields that readers need of every event; the rest of the payload is passed through.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -142,6 +190,7 @@ impl Stored {
             stored_ms: None,
             first_seq: head.seq,
             cursor: Cursor::of(job, head.seq, stream_seq, &payload),
+            frame_ratio: frame_ratio(&payload),
             payload,
             text: OnceLock::new(),
             binary: OnceLock::new(),
@@ -158,6 +207,7 @@ impl Stored {
             checksum: self.cursor.checksum(),
             payload_len: self.payload.len() as u32,
             event_type: self.event_type,
+            frame_ratio: self.frame_ratio,
         }
     }
 
@@ -170,6 +220,7 @@ impl Stored {
             prev: Some(head.prev).filter(|prev| *prev != StreamSeq::MAX),
             attempt: head.attempt,
             event_type: head.event_type,
+            frame_ratio: head.frame_ratio,
             stored_ms: None,
             first_seq: seq,
             cursor: Cursor::of_checksum(job, seq, head.stream_seq, head.checksum),
@@ -199,6 +250,7 @@ impl Stored {
             prev: None,
             stored_ms: None,
             first_seq,
+            frame_ratio: frame_ratio(&payload),
             payload,
             text: OnceLock::new(),
             binary: OnceLock::new(),
@@ -228,11 +280,15 @@ impl Stored {
 
     /// The status of a job with this last event.
     pub fn status(&self) -> Status {
-        // A job that was to be cancelled before its first attempt is still waiting.
-        if self.event_type == EventType::CancelRequested && self.attempt == 0 {
-            Status::Queued
-        } else {
-            self.event_type.status()
+        self.meta().status()
+    }
+
+    /// What remains of it when there is no room for its payload.
+    pub fn meta(&self) -> EventMeta {
+        EventMeta {
+            cursor: self.cursor,
+            attempt: self.attempt,
+            event_type: self.event_type,
         }
     }
 
@@ -241,10 +297,12 @@ impl Stored {
         self.cursor
     }
 
-    /// About how many bytes it uses in memory: the payload, one frame of it, and the rest. The
+    /// About how many bytes it uses in memory: the payload, its largest frame, and the rest. The
     /// number never changes, so that a sum of sizes stays correct when an event is removed.
     pub fn size(&self) -> usize {
-        2 * self.payload.len() + 64 + size_of::<Self>()
+        let payload = self.payload.len();
+        let frame = payload * usize::from(self.frame_ratio) / usize::from(RATIO_ONE);
+        payload + frame + 64 + size_of::<Self>()
     }
 
     /// The event as a JSON object with its `cursor`.
@@ -419,6 +477,38 @@ mod tests {
                 "text": "a \"quoted\" é\n", "channel": "output", "cursor": cursor});
             assert_eq!(frame, expected);
         }
+    }
+
+    #[test]
+    fn the_size_of_a_large_event_has_room_for_its_largest_frame() {
+        let of = |event: &Event| Stored::decode(&job(), 9, event.encode().unwrap()).unwrap();
+        let empty = of(&chunk("")).size() - 2 * of(&chunk("")).payload().len();
+        for (text, times) in [("x", 2), ("\u{1}", 7), ("\n", 3), ("é", 2)] {
+            let stored = of(&chunk(&text.repeat(10_000)));
+            let payload = stored.payload().len();
+            let expected = empty + times * payload;
+            assert!(
+                (expected - payload / 10..=expected).contains(&stored.size()),
+                "{text:?}"
+            );
+            // The ratio is rounded down.
+            assert!(stored.size() + payload / 16 >= payload + stored.json().len());
+            let head = stored.head();
+            let again = Stored::of_head(&job(), stored.seq, head, stored.payload().clone());
+            assert_eq!(again.size(), stored.size());
+        }
+        let small = of(&chunk(&"\u{1}".repeat(1000)));
+        assert_eq!(small.size(), empty + 2 * small.payload().len());
+    }
+
+    #[test]
+    fn the_size_of_a_large_event_in_json_has_room_for_one_line_per_break() {
+        let breaks = "\n".repeat(10_000);
+        let payload = format!(r#"{{"type":"x",{breaks}"job":"j1","seq":1}}"#);
+        let stored = Stored::decode(&job(), 1, payload.into()).unwrap();
+        let payload = stored.payload().len();
+        // The ratio is rounded down.
+        assert!(stored.size() + payload / 16 >= payload + stored.sse_chunk().len());
     }
 
     #[test]

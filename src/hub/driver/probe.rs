@@ -20,8 +20,7 @@ impl<S: EventSource> Driver<S> {
             Some(known) => known.cursor() != event.cursor(),
             None => self
                 .last
-                .as_ref()
-                .is_some_and(|last| contradicts(last, event)),
+                .is_some_and(|last| contradicts(last.cursor, event)),
         }
     }
 
@@ -49,7 +48,7 @@ impl<S: EventSource> Driver<S> {
     pub(super) fn probe(&mut self) {
         let hub = Arc::clone(&self.hub);
         let feed = Arc::clone(&self.feed);
-        let last = self.last.clone();
+        let last = self.last;
         self.probing = Some(Box::pin(async move {
             check(hub.source(), feed.job(), last).await
         }));

@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::{HISTORY_BYTES, LIVE_CAPACITY, STEP_BYTES};
+use crate::budget::Budget;
+use crate::config::{FEED_BYTES, FEED_STEP, HISTORY_BYTES, LIVE_CAPACITY, STEP_BYTES};
+use crate::hub::Siblings;
+use crate::wire::Status;
 
 #[tokio::test(start_paused = true)]
 async fn a_late_watcher_is_served_from_the_history_without_reading_the_log() {
@@ -97,6 +100,60 @@ async fn a_reader_that_pauses_for_long_loses_nothing_and_needs_no_buffer() {
     }
     assert_eq!((slow.received, slow.gaps.len()), (2001, 0));
     assert_eq!(memory.calls().replay, 1, "one replay catches up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_events_without_room_in_memory_reach_all_readers_from_the_log() {
+    const EVENTS: u64 = 40;
+    const READERS: usize = 5;
+    // Also if the nearest replica lags.
+    for lag in [0, 2] {
+        let memory = log_of(1);
+        let budget = Budget::new(FEED_BYTES + FEED_STEP);
+        let siblings = Siblings::default();
+        let hub = Hub::within(memory.clone(), Tasks::default(), budget, &siblings);
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            let mut reader = Client::from_start(&hub).await;
+            reader.until_live().await;
+            readers.push(reader);
+        }
+        memory.stale(lag);
+        let before = memory.calls().replay;
+        let write = async {
+            for seq in 2..EVENTS {
+                let size = if seq % 3 == 0 { 10 } else { 100_000 };
+                memory.append(&job(), chunk("x".repeat(size)));
+                settle().await;
+            }
+            // The end is large, too.
+            let reason = Some("x".repeat(100_000));
+            let end = Body::Done {
+                usage: None,
+                finish_reason: reason,
+            };
+            memory.append(&job(), end).cursor()
+        };
+        let read = join_all(readers.iter_mut().map(Client::until_end));
+        let (end, _) = tokio::join!(write, read);
+        for reader in &readers {
+            assert_eq!((reader.received, reader.gaps.len()), (EVENTS, 0));
+            assert_eq!(reader.session.status(), Some(Status::Done));
+        }
+        let replays = memory.calls().replay - before;
+        let most = READERS * 3 * EVENTS as usize;
+        assert!(replays <= most, "{replays} replays");
+        memory.stale(0);
+        for (start, received) in [
+            (FROM_START, EVENTS),
+            (Start::After(Seq(EVENTS)), 0),
+            (Start::Cursor(end), 0),
+        ] {
+            let mut late = Client::open(&hub, start).await.unwrap();
+            late.until_end().await;
+            assert_eq!((late.received, late.gaps.len()), (received, 0));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
