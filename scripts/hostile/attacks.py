@@ -13,6 +13,7 @@ import re
 import secrets
 import signal
 import time
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
@@ -439,6 +440,21 @@ async def sio_attachments(rig, count):
 
     # No more at a time than there is room for.
     seen = await gather(count, one, at_once=12)
+@attack("ws-compact", "WebSockets that each watch many finished jobs, with their text merged, and never read", full=300, short=16)
+async def ws_compact(rig, count):
+    held = []
+    watches = ({"op": "watch", "job": job, "compact": True} for job in rig.finished[:count])
+    frames = b"".join(mask(0x81, json.dumps(watch).encode()) for watch in watches)
+
+    async def one(_):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.websocket()
+        return "sent" if await client.send(frames, 5) else "cut"
+
+    # Enough watches in all that their text alone would exceed the bound.
+    connections = min(64, 4800 // count)
+    seen = await gather(connections, one, at_once=connections)
     await hold(rig)
     return seen
 
@@ -533,3 +549,51 @@ async def ws_heavy_feeds(rig, count):
     for job in jobs:
         await rig.cancel(job)
     return seen
+def cursor_at(job, position):
+    """A cursor of a job that names the event at this position: the sequence numbers at the end of another cursor."""
+    raw = b"\x01" + zlib.crc32(job.encode()).to_bytes(4, "little") + bytes(4) + position
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+async def position_of_first(rig, job):
+    """The position of a job's first event, once it has one."""
+    for _ in range(100):
+        client = await Client.connect(rig.port, rcvbuf=None)
+        await client.send(request("GET", f"/api/jobs/{job}/events?limit=1", headers="Accept: application/json\r\n"))
+        _, body = await client.whole()
+        client.close()
+        if body and (events := json.loads(body).get("events")):
+            cursor = events[0]["cursor"]
+            return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))[9:]
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{job} has no event")
+
+
+@attack("ws-forged-cursors", "one WebSocket that never reads, with many cursors of a large event", full=1000, short=200)
+async def ws_forged_cursors(rig, count):
+    large = await rig.submit("finished", "x" * 500_000)
+    position = await position_of_first(rig, large)
+    # Its shard is the only one that has the event; `Rig.start_broker` makes four.
+    shard = zlib.crc32(large.encode()) % 4
+    names = (f"forged-{secrets.token_hex(8)}" for _ in range(100 * count))
+    jobs = [name for name, _ in zip((name for name in names if zlib.crc32(name.encode()) % 4 == shard), range(count))]
+    for job in jobs:
+        await rig.submit("parked", job=job)
+    # It keeps their feeds open, so that nothing delays the look-ups.
+    watcher = await Client.connect(rig.port, rcvbuf=None)
+    await watcher.websocket()
+    for job in jobs:
+        await watcher.send(mask(0x81, json.dumps({"op": "watch", "job": job}).encode()))
+    got = b""
+    while got.count(b'"op":"live"') < count and (piece := await watcher.read(1 << 18, 5)):
+        got += piece
+    client = await Client.connect(rig.port)
+    await client.websocket()
+    watches = ({"op": "watch", "job": job, "cursor": cursor_at(job, position)} for job in jobs)
+    frames = b"".join(mask(0x81, json.dumps(watch).encode()) for watch in watches)
+    # The answers to the pings fill the socket.
+    whole = await client.send(frames + mask(0x89, b"x" * 125) * 32_000, 3)
+    await hold(rig)
+    for job in jobs:
+        await rig.cancel(job)
+    return Counter({"watched": got.count(b'"op":"live"'), "all sent" if whole else "not read": 1})

@@ -61,7 +61,7 @@ async def prepare(rig, attacks):
     rig.end(parked)
     rig.big = await rig.submit("big")
     rig.whole = await rig.submit("whole")
-    wanted = max([size for attack, size in attacks if attack.name == "ws-watches"], default=0)
+    wanted = max([size for attack, size in attacks if attack.name in ("ws-watches", "ws-compact")], default=0)
     rig.finished = [await rig.submit("finished") for _ in range(wanted)]
     await rig.until_done("big", 1)
     await rig.until_done("whole", 1)
@@ -141,7 +141,7 @@ async def measure(rig, attack, size, quiet, delay_min):
 
 
 def show(row):
-    widths = (16, 7, 6, 6, 13, 7, 7)
+    widths = (18, 7, 6, 6, 13, 7, 7)
     print("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)), f"{row[7]}  [{row[8]}]", flush=True)
 
 
@@ -173,7 +173,7 @@ def main():
     options = arguments()
     if options.list:
         for attack in ATTACKS:
-            print(f"{attack.name:<16}{attack.about}")
+            print(f"{attack.name:<18}{attack.about}")
         return 0
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536) if most > 0 else 65536, most))

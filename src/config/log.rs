@@ -14,6 +14,11 @@ pub const PAGE_BYTES: usize = 128 * 1024;
 pub const REPLAY_CAPACITY: usize = 2048;
 /// How many direct gets an edge thread has in progress on one shard.
 pub const READS_PER_SHARD: usize = 2;
+/// How many single events an edge thread looks up in one shard at a time to verify cursors, as many from
+/// replicas as from the leader. An event may be large: clients that send a thousand cursors of one at once
+/// would get the broker to send a thousand copies of it. Usually it is small, so that look-ups wait
+/// neither for pages nor for room.
+pub const LOOK_UPS_PER_SHARD: usize = 4;
 /// How many replays an edge thread starts from the leader of one shard at a time, after a replica
 /// returned nothing. Each makes a few small requests. They share the broker's queue for requests with
 /// those of submissions and look-ups, and a server that holds 10,000 (`request_queue_limit`) drops all of

@@ -9,8 +9,9 @@
 //!        ├─ submissions in progress   small, large      │ each up to its constant below,
 //!        ├─ answers                   small, large      │ or a quarter of --memory
 //!        ├─ event streams and WebSockets                ┘
-//!        └─ Socket.IO clients                           up to an eighth
-//!            └─ write buffers                           up to half of that
+//!        ├─ Socket.IO clients                           up to an eighth
+//!        │   └─ write buffers                           up to half of that
+//!        └─ text that compacted watches merge           up to a sixteenth
 //! ```
 //!
 //! The parts of `clients` may be larger together than the whole, which limits them, too. Reads have a
@@ -54,6 +55,10 @@ pub const SOCKETS_PART: usize = 8;
 /// The part of that which large write buffers of the Socket.IO library may hold: half. They are held
 /// until the connections end, and the other half is always there for events that are being sent.
 pub const WRITE_BUFFERS_PART: usize = 2;
+/// The part of an edge's memory that text of compacted watches may hold while it waits to be merged with
+/// more: a sixteenth, which is enough for 30 of them even in the smallest budget. A watch that finds no
+/// room sends what it has read so far: smaller events, but still far fewer than were stored.
+pub const MERGED_PART: usize = 16;
 /// How many bytes of events the event streams of an edge buffer for their clients; a stream that
 /// finds no room reads them again later. A page of the log needs up to about 0.5 MiB.
 pub const STREAMS_BYTES: usize = 8 * 1024 * 1024;

@@ -131,6 +131,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 compact,
             } => {
                 let request = RequestRef::of_job(&job);
+                let compact = compact.then(|| self.app.shared.memory().merged.clone());
                 let watched = match access.require(Operation::Watch(&job)) {
                     Ok(()) => self.watches.watch(job, start, compact, reply_to),
                     Err(code) => Err((code, reply_to)),
@@ -296,12 +297,20 @@ impl<R: Send + 'static> ConnectedClient<R> {
         }
     }
 
-    /// What to send next: answers, and events if `wants_events`. Safe to drop at any await.
-    pub(super) async fn next(&mut self, wants_events: bool) -> Outgoing<R> {
-        poll_fn(|cx| self.poll_next(cx, wants_events)).await
+    /// What to send next, if `wants_answers`; see [`Self::poll_next`]. Safe to drop at any await.
+    pub(super) async fn next(&mut self, wants_answers: bool, wants_events: bool) -> Outgoing<R> {
+        poll_fn(|cx| {
+            if wants_answers {
+                return self.poll_next(cx, wants_events);
+            }
+            self.watches.poll_openings(cx);
+            Poll::Pending
+        })
+        .await
     }
 
-    /// See [`Self::next`].
+    /// What to send next: answers, and events if `wants_events`. Opens sessions in any case; without
+    /// events, what comes of that waits.
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -326,6 +335,7 @@ impl<R: Send + 'static> ConnectedClient<R> {
         if wants_events {
             return self.watches.poll_next(cx);
         }
+        self.watches.poll_openings(cx);
         Poll::Pending
     }
 

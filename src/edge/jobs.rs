@@ -355,14 +355,14 @@ impl App {
         resize: impl FnMut(usize) -> Result<(), Problem>,
     ) -> Result<Option<Kind>, Problem> {
         let late = |_| Unavailable("the log was not read in time".into());
-        let shown = self.hub.last(job);
+        let shown = self.hub.last(job).map(|shown| shown.cursor.seq);
         let folding = async {
             let last = match self.queue.find(job).await? {
                 None => return Err(Code::JobNotFound.into()),
                 Some(KnownJob::Queued(kind)) => return Ok(Some(kind)),
                 Some(KnownJob::Logged(last)) => last.seq,
             };
-            if shown.is_some_and(|shown| shown.cursor.seq > last) {
+            if shown.is_some_and(|shown| shown > last) {
                 let lacking = "the log lacks events that watchers have seen";
                 return Err(Unavailable(lacking.into()).into());
             }

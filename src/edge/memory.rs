@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::counters::Transport;
 use crate::budget::{Budget, LimitReached, Reservation, bind};
 use crate::config::{
-    ANSWERS_BYTES, BODIES_BYTES, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES, SMALL_BODIES_BYTES,
-    SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES, SUBMITS_BYTES,
-    WRITE_BUFFERS_PART,
+    ANSWERS_BYTES, BODIES_BYTES, MERGED_PART, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES,
+    SMALL_BODIES_BYTES, SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES,
+    SUBMITS_BYTES, WRITE_BUFFERS_PART,
 };
 use crate::wire::map_memory;
 
@@ -39,6 +39,8 @@ pub(super) struct Memory {
     sockets: Budget,
     /// Large write buffers that the Socket.IO library keeps for its clients: a part of `sockets`.
     pub(super) write_buffers: Budget,
+    /// Text of compacted watches that waits to be merged with more.
+    pub(super) merged: Budget,
 }
 
 /// The budget for data of one kind. Small data has its own, so that a flood of large data does not
@@ -80,6 +82,7 @@ impl Memory {
         let streams = clients.within(STREAMS_BYTES.min(limit / 4));
         let sockets = clients.within(limit / SOCKETS_PART);
         let write_buffers = sockets.within(sockets.limit() / WRITE_BUFFERS_PART);
+        let merged = clients.within(limit / MERGED_PART);
         Self {
             whole,
             reads,
@@ -91,6 +94,7 @@ impl Memory {
             streams,
             sockets,
             write_buffers,
+            merged,
         }
     }
 
@@ -102,7 +106,8 @@ impl Memory {
         }
     }
 
-    /// How many reservations were refused. Reads are not: they wait.
+    /// How many reservations were refused. Reads are not: they wait. Nor is text to be merged: it is
+    /// sent at once.
     pub(super) fn refused(&self) -> u64 {
         let parts = [&self.bodies, &self.submits, &self.answers];
         let parts = parts
@@ -222,6 +227,7 @@ mod tests {
                 &memory.feeds,
                 &memory.streams,
                 &memory.sockets,
+                &memory.merged,
                 &memory.bodies.small,
                 &memory.bodies.large,
                 &memory.submits.small,

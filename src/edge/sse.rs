@@ -135,7 +135,7 @@ pub(super) async fn events(
     if let Some(session) = &mut opened
         && query.compact
     {
-        session.compact_stored();
+        session.compact_stored(&app.shared.memory().merged);
     }
     let form = form(headers);
     let mut response = match (form, opened) {

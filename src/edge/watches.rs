@@ -105,13 +105,13 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self
     }
 
-    /// Watches a job; `compact` merges the text that is stored now. Unless the watch is refused at
-    /// once, [`Self::poll_next`] returns the answer for `reply_to`.
+    /// Watches a job; `compact` merges the text that is stored now, in this room. Unless the watch is
+    /// refused at once, [`Self::poll_next`] returns the answer for `reply_to`.
     pub(super) fn watch(
         &mut self,
         job: JobId,
         start: Start,
-        compact: bool,
+        compact: Option<Budget>,
         reply_to: R,
     ) -> Result<(), (Code, R)> {
         if self.find(&job).is_some() {
@@ -127,9 +127,9 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         let opening = async move {
             let mut opened = Session::open_for(client, &hub, &id, start).await;
             if let Ok(session) = &mut opened
-                && compact
+                && let Some(room) = compact
             {
-                session.compact_stored();
+                session.compact_stored(&room);
             }
             opened
         };
@@ -205,6 +205,14 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
         }
         Poll::Pending
+    }
+
+    /// Goes on with opening sessions while the client accepts nothing: an answer of the broker that
+    /// nobody takes is in no budget. [`Self::poll_next`] returns the results.
+    pub(super) fn poll_openings(&mut self, cx: &mut Context<'_>) {
+        for index in 0..self.list.len() {
+            self.list[index].poll_opening(cx);
+        }
     }
 
     /// Turns the progress of a watch into what is sent; `None` if there is no room for what was
@@ -376,9 +384,7 @@ mod tests {
         let log = MemoryLog::default();
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches
-            .watch(job(), Start::After(Seq(0)), false, 7)
-            .unwrap();
+        watches.watch(job(), Start::After(Seq(0)), None, 7).unwrap();
         let answer = next(&mut watches).await;
         assert!(matches!(
             answer,
@@ -396,14 +402,68 @@ mod tests {
         let log = MemoryLog::default();
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, false, 1).unwrap();
-        let refused = watches.watch(job(), start, false, 2);
+        watches.watch(job(), start, None, 1).unwrap();
+        let refused = watches.watch(job(), start, None, 2);
         assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
         watches.unwatch(&job()).unwrap();
         assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
         assert!(next(&mut watches).now_or_never().is_none());
-        watches.watch(job(), start, false, 3).unwrap();
+        watches.watch(job(), start, None, 3).unwrap();
         assert!(matches!(next(&mut watches).await, Outgoing::Answer(_, 3)));
+    }
+
+    /// Does everything that is done while the client accepts nothing for a minute.
+    async fn stall(watches: &mut Watches<MemoryLog, u32>) {
+        let openings = poll_fn(|cx| {
+            watches.poll_openings(cx);
+            Poll::<()>::Pending
+        });
+        assert!(timeout(Duration::from_secs(60), openings).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_are_opened_or_refused_while_the_client_accepts_nothing() {
+        let log = MemoryLog::default();
+        let other: JobId = "other".parse().unwrap();
+        let first = log.append(&job(), chunk("x"));
+        log.append(&other, chunk("x"));
+        let mut watches = watches(&log);
+        let cursor = Start::Cursor(first.cursor());
+        watches.watch(job(), cursor, None, 1).unwrap();
+        let too_late = Start::After(Seq(9));
+        watches.watch(other, too_late, None, 2).unwrap();
+        stall(&mut watches).await;
+        // The log has been asked already.
+        log.reachable(false);
+        let mut answers = [0; 2];
+        for _ in 0..2 {
+            let answer = next(&mut watches).now_or_never();
+            match answer.expect("the result is kept") {
+                Outgoing::Answer(ServerFrame::Watching { .. }, 1) => answers[0] += 1,
+                Outgoing::Answer(ServerFrame::Error { .. }, 2) => answers[1] += 1,
+                Outgoing::Answer(..)
+                | Outgoing::Events(_)
+                | Outgoing::Frame(..)
+                | Outgoing::Token(_) => panic!("not an answer"),
+            }
+        }
+        assert_eq!(answers, [1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_accepts_nothing_is_sent_no_events_of_the_sessions_that_were_opened() {
+        let log = MemoryLog::default();
+        log.append(&job(), chunk("x"));
+        let mut watches = watches(&log);
+        let start = Start::After(Seq(0));
+        watches.watch(job(), start, None, 1).unwrap();
+        stall(&mut watches).await;
+        let answer = next(&mut watches).await;
+        assert!(matches!(answer, Outgoing::Answer(_, 1)));
+        assert_eq!(events_of(&mut watches).await, [1]);
+        watches.release(Released::default());
+        stall(&mut watches).await;
+        assert_eq!(events_of(&mut watches).await, [1]);
     }
 
     async fn events_of(watches: &mut Watches<MemoryLog, u32>) -> Vec<u64> {
@@ -420,9 +480,7 @@ mod tests {
         log.append(&job(), chunk("x"));
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches
-            .watch(job(), Start::After(Seq(0)), false, 1)
-            .unwrap();
+        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
         watches.release(Released::default());
@@ -447,9 +505,7 @@ mod tests {
             ..watches(&log)
         };
         for watches in [&mut first, &mut second] {
-            watches
-                .watch(job(), Start::After(Seq(0)), false, 1)
-                .unwrap();
+            watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
             next(watches).await;
         }
         assert_eq!(events_of(&mut first).await, [1]);
@@ -477,7 +533,7 @@ mod tests {
             ..watches(&log)
         });
         for (client, job) in clients.iter_mut().zip([job(), job(), other]) {
-            client.watch(job, Start::After(Seq(0)), false, 1).unwrap();
+            client.watch(job, Start::After(Seq(0)), None, 1).unwrap();
             next(client).await;
         }
         assert_eq!(events_of(&mut clients[0]).await, [1]);
@@ -520,7 +576,7 @@ mod tests {
         let room = watches.room.clone();
         let held = room.reserve(room.limit()).unwrap();
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, false, 1).unwrap();
+        watches.watch(job(), start, None, 1).unwrap();
         next(&mut watches).await;
         let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
         assert!(waiting.is_err(), "there is no room");
@@ -553,11 +609,11 @@ mod tests {
         for (number, job) in jobs.iter().enumerate() {
             log.append(job, chunk("x".repeat(LARGE_EVENT)));
             let part = number % idle.len();
-            idle[part].watch(job.clone(), start, false, 1).unwrap();
+            idle[part].watch(job.clone(), start, None, 1).unwrap();
             let answer = next(&mut idle[part]).await;
             assert!(matches!(answer, Outgoing::Answer(..)));
         }
-        other.watch(jobs[0].clone(), start, false, 1).unwrap();
+        other.watch(jobs[0].clone(), start, None, 1).unwrap();
         next(&mut other).await;
         for waiting in idle.iter_mut().chain([&mut other]) {
             let waiting = timeout(Duration::from_secs(60), next(waiting)).await;
@@ -614,9 +670,7 @@ mod tests {
                 transport,
                 ..watches(&log)
             };
-            watches
-                .watch(job(), Start::After(Seq(0)), false, 1)
-                .unwrap();
+            watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
             next(&mut watches).await;
             assert_eq!(events_of(&mut watches).await, [1]);
             assert_eq!(watches.holds_room(), needs_room, "{transport:?}");
@@ -629,9 +683,7 @@ mod tests {
         let log = MemoryLog::default();
         log.append(&job(), chunk("x".repeat(FLIGHT_BYTES)));
         let mut watches = watches(&log);
-        watches
-            .watch(job(), Start::After(Seq(0)), false, 1)
-            .unwrap();
+        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1]);
         assert!(watches.holds_room() && !watches.holds_large());
@@ -651,9 +703,7 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         log.expire(&job(), Seq(2));
         let mut watches = watches(&log);
-        watches
-            .watch(job(), Start::After(Seq(0)), false, 1)
-            .unwrap();
+        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
         next(&mut watches).await;
         let gap = next(&mut watches).await;
         let Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) = gap else {

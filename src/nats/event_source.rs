@@ -32,10 +32,7 @@ impl EventSource for Reader {
         stream_seq: StreamSeq,
         from: Replica,
     ) -> Result<At, Unavailable> {
-        match from {
-            Replica::Any => self.log.at_any(job, stream_seq).await,
-            Replica::Leader => self.log.at_leader(job, stream_seq).await,
-        }
+        self.look_up(job, stream_seq, from).await
     }
 
     fn replay(&self, job: &JobId, span: Span) -> LogReplay {

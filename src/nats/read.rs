@@ -22,10 +22,11 @@ use super::segments_absence::SegmentsAbsence;
 use super::{api, names};
 use crate::budget::Budget;
 use crate::config::{
-    LEADER_READS_PER_SHARD, PAGE_BYTES, READ_BYTES, READS_PER_SHARD, SEGMENT_READS,
+    LEADER_READS_PER_SHARD, LOOK_UPS_PER_SHARD, PAGE_BYTES, READ_BYTES, READS_PER_SHARD,
+    SEGMENT_READS,
 };
 use crate::runtime::Tasks;
-use crate::source::Unavailable;
+use crate::source::{At, Replica, Unavailable};
 use crate::wire::{JobId, Stored, StreamSeq};
 
 /// The reading side of the log; one per edge thread.
@@ -50,6 +51,9 @@ pub(super) struct Shard {
     slots: ReadSlots,
     /// Permission to start a replay from the leader.
     pub(super) leader_slots: ReadSlots,
+    /// Permission to look up an event in a replica, and in the leader.
+    look_up_slots: ReadSlots,
+    leader_look_up_slots: ReadSlots,
     pub(super) scan: SharedScan,
     pub(super) segments_absence: SegmentsAbsence,
     pub(super) disturbances: Disturbances,
@@ -70,6 +74,8 @@ impl Reader {
     /// # Errors
     /// [`Unavailable`].
     pub async fn within(log: Log, tasks: &Tasks, budget: Budget) -> Result<Self, Unavailable> {
+        let look_up_slots =
+            || ReadSlots::new(LOOK_UPS_PER_SHARD, tasks.clone(), Budget::unlimited());
         let live_reader = log.nats.live_readers.create();
         tasks.spawn_until_stop(live_reader.clone().run(log.nats.live.clone()));
         let mut shards = Vec::new();
@@ -79,6 +85,8 @@ impl Reader {
                 replays: AtomicUsize::new(0),
                 slots: ReadSlots::new(READS_PER_SHARD, tasks.clone(), budget.clone()),
                 leader_slots: ReadSlots::new(LEADER_READS_PER_SHARD, tasks.clone(), budget.clone()),
+                look_up_slots: look_up_slots(),
+                leader_look_up_slots: look_up_slots(),
                 disturbances: disturbances(&log, &stream, tasks).await?,
                 scan: SharedScan::new(log.clone(), stream, tasks.clone(), budget.clone()),
                 segments_absence: SegmentsAbsence::default(),
@@ -120,6 +128,31 @@ impl Reader {
 
     pub(super) fn shard(&self, job: &JobId) -> &Shard {
         &self.shards[job.shard(self.log.shards) as usize]
+    }
+
+    /// What is stored at a stream sequence of the job's shard, once there is a slot for the read.
+    pub(super) async fn look_up(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> Result<At, Unavailable> {
+        let read = || {
+            let log = self.log.clone();
+            let job = job.clone();
+            async move {
+                match from {
+                    Replica::Any => log.at_any(&job, stream_seq).await,
+                    Replica::Leader => log.at_leader(&job, stream_seq).await,
+                }
+            }
+        };
+        let shard = self.shard(job);
+        let slots = match from {
+            Replica::Any => &shard.look_up_slots,
+            Replica::Leader => &shard.leader_look_up_slots,
+        };
+        slots.run(1, 0, read).await
     }
 
     /// Makes a batched direct get on a shard, once it has a slot.

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::position::Position;
 use super::step::Step;
+use crate::budget::{Budget, Reservation};
 use crate::config::COMPACT_BYTES;
 use crate::hub::Hub;
 use crate::source::{EventSource, LogReading};
@@ -23,6 +24,9 @@ pub(super) struct Compaction {
     /// Searches for the start of the current attempt.
     search: Option<BoxFuture<'static, Seq>>,
     compactor: Compactor,
+    /// The room that the compactor takes. What it holds waits for the next page, and as long as the
+    /// client accepts nothing.
+    room: Reservation,
     /// The position before the events that the compactor holds.
     held_from: Position,
     /// A step that follows the last one that was returned, and the position before it.
@@ -30,12 +34,13 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
-    /// Compacts the events of a job from a position up to `last`.
+    /// Compacts the events of a job from a position up to `last`, in this room.
     pub(super) fn new<S: EventSource>(
         hub: &Arc<Hub<S>>,
         job: &JobId,
         from: Position,
         last: EventMeta,
+        room: &Budget,
     ) -> Self {
         let until = last.cursor.seq;
         // A first attempt supersedes nothing.
@@ -47,6 +52,7 @@ impl Compaction {
             until,
             search,
             compactor: Compactor::new(Seq(0), COMPACT_BYTES),
+            room: room.empty(),
             held_from: from,
             next: None,
         }
@@ -88,7 +94,23 @@ impl Compaction {
                 self.next = Some((before, other));
             }
         }
+        self.hold(&mut out);
         (!out.is_empty()).then_some(Step::Events(out))
+    }
+
+    /// Takes room for what the compactor holds. If there is none, that is returned although more could
+    /// be merged with it.
+    fn hold(&mut self, out: &mut Vec<Arc<Stored>>) {
+        if self.room.resize(self.compactor.size()).is_err() {
+            self.compactor.flush(out);
+            self.release();
+        }
+    }
+
+    /// Releases the room: the compactor holds nothing.
+    fn release(&mut self) {
+        // Shrinking cannot fail.
+        let _ = self.room.resize(0);
     }
 
     /// Adds the event after `position`.
@@ -110,6 +132,7 @@ impl Compaction {
     /// Forgets what was not returned: the session goes back.
     pub(super) fn clear(&mut self) {
         self.compactor.clear();
+        self.release();
         // Only a gap is found again.
         self.next = self
             .next

@@ -28,6 +28,7 @@ pub use step::Step;
 use waiting::Waiting;
 use watching::Watching;
 
+use crate::budget::Budget;
 use crate::config::OPEN_WAIT;
 use crate::hub::Hub;
 use crate::source::{EventSource, Unavailable};
@@ -120,13 +121,15 @@ impl<S: EventSource> Session<S> {
     }
 
     /// Merges the text of the events that are stored now into few large events. Later events come
-    /// one by one.
-    pub fn compact_stored(&mut self) {
+    /// one by one. Text that waits to be merged takes room in the budget; when there is none, the
+    /// events are smaller.
+    pub fn compact_stored(&mut self, room: &Budget) {
         if let SessionState::Watching(watching) = &self.state
             && let Some(last) = watching.watch.feed().last()
         {
             let job = watching.watch.feed().job();
-            let compaction = Compaction::new(&watching.hub, job, self.state.position(), last);
+            let position = self.state.position();
+            let compaction = Compaction::new(&watching.hub, job, position, last, room);
             self.compaction = Some(Box::new(compaction));
         }
     }

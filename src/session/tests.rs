@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Session, SessionError, Step};
+use crate::budget::Budget;
 use crate::hub::Hub;
 use crate::runtime::Tasks;
 use crate::source::memory::{MemoryLog, chunk, job};

@@ -82,6 +82,12 @@ impl Compactor {
         self.run.as_ref().map(|run| run.first)
     }
 
+    /// How many bytes it holds of what was added and not returned.
+    pub fn size(&self) -> usize {
+        let size = |run: &ChunkRun| run.text.capacity() + run.last.size();
+        self.run.as_ref().map_or(0, size)
+    }
+
     /// Adds the next event; complete ones are appended to `out`.
     pub fn push(&mut self, event: Arc<Stored>, out: &mut Vec<Arc<Stored>>) {
         let chunk = (event.event_type == EventType::Chunk)

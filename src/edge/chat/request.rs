@@ -75,7 +75,7 @@ impl TurnRequest {
             return Ok(None);
         };
         let mut session = self.open(&turn.job).await?;
-        session.compact_stored();
+        session.compact_stored(&self.app.shared.memory().merged);
         Ok(Some(session))
     }
 

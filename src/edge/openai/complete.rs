@@ -148,7 +148,7 @@ pub(in crate::edge) async fn completion(
     let mut session = Session::open_for(from, &app.hub, &job, Start::After(Seq(0))).await?;
     if is_first {
         // Without the text of superseded attempts.
-        session.compact_stored();
+        session.compact_stored(&app.shared.memory().merged);
     }
     sse::translated(
         &app,

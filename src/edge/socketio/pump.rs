@@ -202,7 +202,7 @@ impl Pump {
             () = self.slot.due() => return Err(PumpEnd::Stopping),
             () = self.session.disconnected.cancelled() => return Err(PumpEnd::Disconnected),
             Some(request) = self.requests.recv(), if wants_replies => self.handle(request),
-            outgoing = self.client.next(wants_events), if wants_replies => {
+            outgoing = self.client.next(wants_replies, wants_events) => {
                 if let Outgoing::Token(TokenEvent::Ended(code)) = outgoing {
                     return Err(PumpEnd::NotAdmitted(code));
                 }

@@ -2,10 +2,12 @@
 
 use std::mem::replace;
 use std::num::NonZeroU64;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::budget::{Budget, LimitReached, Reservation};
@@ -50,7 +52,8 @@ enum WatchState<S: EventSource, R> {
 /// A watch whose session is being opened.
 struct OpeningWatch<S: EventSource, R> {
     job: JobId,
-    session: Opening<S>,
+    /// The opening, or its result.
+    session: MaybeDone<Opening<S>>,
     reply_to: R,
 }
 
@@ -88,7 +91,7 @@ impl<S: EventSource, R> Watch<S, R> {
     ) -> Self {
         let opening = OpeningWatch {
             job,
-            session: opening,
+            session: maybe_done(opening),
             reply_to,
         };
         Self {
@@ -141,8 +144,8 @@ impl<S: EventSource, R> Watch<S, R> {
                     return polled.map(|step| Progress::Step(step, before));
                 }
                 WatchState::Opening(opening) => {
-                    let opened = ready!(opening.session.as_mut().poll(cx));
-                    return Poll::Ready(self.opened(opened));
+                    ready!(opening.session.poll_unpin(cx));
+                    return Poll::Ready(self.opened());
                 }
                 WatchState::Full(full) => {
                     let room = ready!(full.room.as_mut().poll(cx));
@@ -153,11 +156,20 @@ impl<S: EventSource, R> Watch<S, R> {
         }
     }
 
-    fn opened(&mut self, opened: Result<Session<S>, SessionError>) -> Progress<R> {
-        let WatchState::Opening(opening) = self.take_state() else {
+    /// Goes on with opening the session, if it is not open yet. [`Self::poll_next`] returns the result.
+    pub(super) fn poll_opening(&mut self, cx: &mut Context<'_>) {
+        if let WatchState::Opening(opening) = &mut self.state {
+            // Pending, or the result is kept.
+            let _ = opening.session.poll_unpin(cx);
+        }
+    }
+
+    fn opened(&mut self) -> Progress<R> {
+        let WatchState::Opening(mut opening) = self.take_state() else {
             unreachable!("only an opening session is opened")
         };
-        match opened {
+        let opened = Pin::new(&mut opening.session).take_output();
+        match opened.unwrap_or_else(|| unreachable!("its result was not taken before")) {
             Ok(session) => {
                 let status = session.status();
                 self.state = WatchState::Open(session);
@@ -247,7 +259,6 @@ mod tests {
     use crate::hub::Hub;
     use crate::source::memory::{MemoryLog, chunk, job};
     use crate::wire::{Seq, Start};
-    use futures_util::FutureExt as _;
     use std::future::poll_fn;
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,13 @@ use super::*;
 /// The state of a client that only sees these events.
 async fn compacted(hub: &Arc<Hub<MemoryLog>>, start: Start) -> (Vec<Arc<Stored>>, Client) {
     let mut client = Client::open(hub, start).await.unwrap();
-    client.session.compact_stored();
+    client.session.compact_stored(&Budget::unlimited());
+    let events = until_live(&mut client).await;
+    (events, client)
+}
+
+/// What a client receives until it is live, or the job has ended.
+async fn until_live(client: &mut Client) -> Vec<Arc<Stored>> {
     let mut events = Vec::new();
     while !client.live && !client.ended {
         let step = timeout(FOREVER, client.session.next()).await.unwrap();
@@ -14,7 +20,18 @@ async fn compacted(hub: &Arc<Hub<MemoryLog>>, start: Start) -> (Vec<Arc<Stored>>
         }
         client.apply(step);
     }
-    (events, client)
+    events
+}
+
+/// The text of events, which are all chunks.
+fn text_of(events: &[Arc<Stored>]) -> String {
+    let text = |event: &Arc<Stored>| {
+        let Body::Chunk { text, .. } = event.event().unwrap().body else {
+            panic!("{event:?}")
+        };
+        text
+    };
+    events.iter().map(text).collect()
 }
 
 fn started(continues: bool) -> Body {
@@ -98,7 +115,7 @@ async fn expired_text_is_reported_between_merged_events() {
     memory.page(16);
     let hub = edge(&memory);
     let mut client = Client::open(&hub, FROM_START).await.unwrap();
-    client.session.compact_stored();
+    client.session.compact_stored(&Budget::unlimited());
     memory.latency(Duration::from_millis(100));
     // Two pages are read before the rest of the middle expires.
     let early = timeout(Duration::from_millis(250), client.session.next()).await;
@@ -123,7 +140,7 @@ async fn a_step_that_is_not_taken_is_read_again() {
     memory.page(64);
     let hub = edge(&memory);
     let mut client = Client::open(&hub, Start::After(Seq(7))).await.unwrap();
-    client.session.compact_stored();
+    client.session.compact_stored(&Budget::unlimited());
     let start = client.session.position();
     for _ in 0..3 {
         let Step::Events(events) = client.session.next().await else {
@@ -139,4 +156,58 @@ async fn a_step_that_is_not_taken_is_read_again() {
     client.session.rewind(held);
     client.until_live().await;
     assert_eq!((client.received, client.next), (293, Seq(301)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_that_finds_no_room_is_sent_in_more_events() {
+    let memory = log_of(500);
+    memory.page(64);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    let room = Budget::new(1);
+    client.session.compact_stored(&room);
+    let events = until_live(&mut client).await;
+    assert!((2..100).contains(&events.len()), "{}", events.len());
+    let (whole, _) = compacted(&hub, FROM_START).await;
+    assert_eq!(text_of(&events), text_of(&whole));
+    assert_eq!((client.received, room.used()), (500, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_takes_room_until_it_is_returned_or_forgotten_and_is_returned_once() {
+    let memory = log_of(300);
+    memory.page(64);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    let room = Budget::new(1 << 20);
+    client.session.compact_stored(&room);
+    memory.latency(Duration::from_millis(100));
+    for _ in 0..2 {
+        // Some of the pages are read.
+        let waited = timeout(Duration::from_millis(250), client.session.next()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        assert!(room.used() > 0);
+        let held = client.session.position();
+        client.session.rewind(held);
+        assert_eq!(room.used(), 0);
+    }
+    let events = until_live(&mut client).await;
+    let (whole, _) = compacted(&hub, FROM_START).await;
+    assert_eq!(text_of(&events), text_of(&whole));
+    assert_eq!((client.received, room.used()), (300, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_dropped_releases_the_room_of_its_text() {
+    let memory = log_of(300);
+    memory.page(64);
+    let hub = edge(&memory);
+    let mut client = Client::from_start(&hub).await;
+    let room = Budget::new(1 << 20);
+    client.session.compact_stored(&room);
+    memory.latency(Duration::from_millis(100));
+    let waited = timeout(Duration::from_millis(250), client.session.next()).await;
+    assert!(waited.is_err() && room.used() > 0);
+    drop(client);
+    assert_eq!(room.used(), 0);
 }

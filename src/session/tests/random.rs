@@ -125,7 +125,8 @@ impl Run {
                 Err(error) => panic!("seed {}: {start:?} is refused: {error}", self.seed),
             };
             if rng.percent(30) {
-                client.session.compact_stored();
+                let room = usize::try_from(rng.below(4_000)).unwrap();
+                client.session.compact_stored(&Budget::new(room));
             }
             let steps = if rng.percent(60) {
                 rng.below(12)
