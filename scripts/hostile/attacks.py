@@ -597,3 +597,59 @@ async def ws_forged_cursors(rig, count):
     for job in jobs:
         await rig.cancel(job)
     return Counter({"watched": got.count(b'"op":"live"'), "all sent" if whole else "not read": 1})
+@attack("silent-stops", "bodies of a megabyte that stop a chat while the broker does not answer", full=64, short=24, honest=False)
+async def silent_stops(rig, count):
+    body = b'{"activeStreamId":"j"' + b" " * (BODY - 100) + b"}"
+    clients = []
+
+    async def one(number):
+        client = await Client.connect(rig.port)
+        clients.append(client)
+        await client.send(request("POST", f"/api/chat/{number}/stop", body, JSON))
+        return await client.head(1)
+
+    os.kill(rig.broker.pid, signal.SIGSTOP)
+    try:
+        seen = await gather(count, one, at_once=8)
+    finally:
+        os.kill(rig.broker.pid, signal.SIGCONT)
+    if seen["503 overloaded"]:
+        raise AssertionError(f"bodies that were read took the room of others: {dict(seen)}")
+    return seen
+
+
+@attack("responses-stream", "responses of a job of 8 MB, unread: streams from their last events on, and whole ones", full=60, short=16)
+async def responses_stream(rig, count):
+    held = []
+
+    async def stream():
+        client = await Client.connect(rig.port, rcvbuf=1 << 18)
+        held.append(client)
+        await client.send(request("GET", f"/v1/responses/{rig.whole}?stream=true"))
+        last = b""
+        while piece := await client.read(1 << 18):
+            last = last[-100:] + piece
+            if b"event: response.output_text.done" in last:
+                return "held at its last events"
+            if b"event: error" in last:
+                return "broken off"
+        return "cut" if piece == b"" else "silent"
+
+    async def whole(path):
+        client = await Client.connect(rig.port)
+        held.append(client)
+        await client.send(request("GET", path + rig.whole))
+        return await client.head()
+
+    async def one(number):
+        paths = [None, "/v1/responses/", None, "/v1/chat/completions/"]
+        path = paths[number % 4]
+        return await (whole(path) if path else stream())
+
+    # Alone, so that it finds the room for the whole response.
+    first = await stream()
+    if first != "held at its last events":
+        raise AssertionError(f"the first stream was {first}")
+    seen = await gather(count, one, at_once=count)
+    await hold(rig)
+    return seen + Counter([first])

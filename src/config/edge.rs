@@ -15,6 +15,9 @@ pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How many bytes of an HTTP response are buffered for a client, and how long the head of a request
 /// may be.
 pub const HTTP_BUFFER: usize = 64 * 1024;
+/// How many headers a request may have: as many as the HTTP library accepts over HTTP/1. Each takes at
+/// least 100 bytes besides its text.
+pub const HTTP_FIELDS_MAX: usize = 100;
 /// An event of more bytes than this reserves room in the memory budget while it is written over a
 /// WebSocket: a frame that has begun must be completed, even if its client accepts no data. Over
 /// Socket.IO, one of more than [`FLIGHT_BYTES`](super::FLIGHT_BYTES) does.

@@ -18,13 +18,15 @@
 //! part of their own: otherwise clients that hold the rest would stop the delivery of stored events
 //! to all others.
 
+use crate::wire::JobState;
+
 /// The part of the machine's memory, or of its container's limit, that an edge holds for its
 /// clients unless `--memory` is given: a quarter. The broker and workers often run on the same
 /// machine.
 pub const MEMORY_PART: usize = 4;
 /// The budget when the machine does not report its memory.
 pub const MEMORY_UNKNOWN: usize = 1024 * 1024 * 1024;
-/// The smallest budget: the largest inputs and states of a few clients at a time.
+/// The smallest budget: the largest inputs of a few clients at a time, and the largest state of one.
 pub const MEMORY_MIN: usize = 64 * 1024 * 1024;
 /// Bodies, submissions and answers up to this size, in bytes, are small. Small ones have a budget
 /// of their own, which large ones cannot use.
@@ -42,8 +44,8 @@ pub const SUBMITS_BYTES: usize = 24 * 1024 * 1024;
 /// requests of Socket.IO clients that wait.
 pub const SMALL_SUBMITS_BYTES: usize = 16 * 1024 * 1024;
 /// How many bytes of large answers that are being collected or sent an edge holds: 4 of the largest
-/// states.
-pub const ANSWERS_BYTES: usize = 32 * 1024 * 1024;
+/// states, or 1 in the smallest budget.
+pub const ANSWERS_BYTES: usize = 4 * JobState::SIZE_MAX;
 /// How many bytes of small answers that are being collected or sent an edge holds.
 pub const SMALL_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 /// The part of an edge's memory that events over Socket.IO may hold while they are sent, if they are

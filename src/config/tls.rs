@@ -13,8 +13,9 @@ pub const TLS_BUFFER: usize = 16 * 1024;
 /// How many requests of one HTTP/2 connection may be in progress. Browsers open one connection per
 /// host, and RFC 9113 recommends at least 100; an event stream is one of them.
 pub const HTTP2_STREAMS_MAX: u32 = 128;
-/// How long the headers of a request may be, decoded: as over HTTP/1.1.
-pub const HTTP2_HEADERS_MAX: u32 = super::HTTP_BUFFER as u32;
+/// How long the headers of a request may be, decoded: twice the longest token. Each field counts 32
+/// bytes more than it has (RFC 9113, section 6.5.2), and takes about six times as much in memory.
+pub const HTTP2_HEADERS_MAX: u32 = 32 * 1024;
 /// How many requests of one connection may be reset before they were handled, and how many an edge
 /// resets itself. More mean that the client only makes work (CVE-2023-44487).
 pub const HTTP2_RESETS_MAX: usize = 20;

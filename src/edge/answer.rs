@@ -1,7 +1,9 @@
-//! A job's state as a response. A large one is written in pieces, and keeps its memory until the
-//! last piece.
+//! JSON as a response: a job's state, or what another protocol shows of it. A large one is written in
+//! pieces, and keeps its memory until the last piece.
 
 use std::convert::Infallible;
+use std::mem;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header;
@@ -9,74 +11,77 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream;
 
+use super::json_pieces::JsonPieces;
 use super::memory::SplitReservation;
 use super::turn::Turn;
-use crate::config::TURN_BYTES;
 use crate::wire::JobState;
 
 /// A response with this state, which takes `reservation`.
 pub(super) fn state(mut state: JobState, reservation: SplitReservation) -> Response {
-    let output = std::mem::take(&mut state.output);
-    let json = json(&state);
+    let output = mem::take(&mut state.output);
+    let state = to_json(&state);
     // Every field before the output is an id, a number or a word, so the first match is the output.
-    let split = json.find(OUTPUT).map_or(json.len(), |at| at + OUTPUT.len());
-    let (head, tail) = json.split_at(split);
-    if output.len() <= TURN_BYTES {
-        return reservation.respond([head, &escaped(&output), tail].concat().into_bytes());
+    let at = state
+        .find(OUTPUT)
+        .map_or(state.len(), |at| at + OUTPUT.len());
+    let (head, rest) = state.split_at(at);
+    let mut pieces = JsonPieces::default();
+    pieces.put(head);
+    pieces.append(JsonPieces::text(Arc::new(output)));
+    pieces.put(rest.strip_prefix(EMPTY).unwrap_or(rest));
+    json(pieces, reservation)
+}
+
+/// What precedes the output in JSON.
+const OUTPUT: &str = r#""output":"#;
+/// The output while it is taken out.
+const EMPTY: &str = r#""""#;
+
+/// A response with this JSON, which takes `reservation`.
+pub(super) fn json(mut pieces: JsonPieces, reservation: SplitReservation) -> Response {
+    let mut first = Vec::new();
+    pieces.write_to(&mut first);
+    if pieces.is_empty() {
+        return reservation.respond(first);
     }
     let mut response = [(header::CONTENT_TYPE, "application/json")].into_response();
     reservation.mark(&mut response);
-    let pieces = Pieces {
-        head: head.to_owned(),
-        output,
-        written: 0,
-        tail: Some(tail.to_owned()),
+    let rest = RestOfBody {
+        first,
+        pieces,
         turn: Turn::default(),
         _reservation: reservation,
     };
-    *response.body_mut() = Body::from_stream(stream::unfold(pieces, Pieces::next));
+    *response.body_mut() = Body::from_stream(stream::unfold(rest, RestOfBody::next));
     response
 }
 
-/// What precedes the output's text in JSON.
-const OUTPUT: &str = r#""output":""#;
-
-/// A state whose output is written in pieces. Escaped control characters are six times as long.
-struct Pieces {
-    head: String,
-    output: String,
-    /// How many bytes of the output were written.
-    written: usize,
-    tail: Option<String>,
+/// A body that is written in pieces.
+struct RestOfBody {
+    /// Empty once it is written.
+    first: Vec<u8>,
+    pieces: JsonPieces,
     turn: Turn,
     /// Held until the last piece is written.
     _reservation: SplitReservation,
 }
 
-impl Pieces {
+impl RestOfBody {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
         self.turn.pause().await;
-        let rest = &self.output[self.written..];
-        let piece = if rest.is_empty() {
-            self.tail.take()?
-        } else {
-            let end = rest.floor_char_boundary(TURN_BYTES);
-            let piece = std::mem::take(&mut self.head) + &escaped(&rest[..end]);
-            self.written += end;
-            piece
-        };
+        let mut piece = mem::take(&mut self.first);
+        if piece.is_empty() {
+            self.pieces.write_to(&mut piece);
+        }
+        if piece.is_empty() {
+            return None;
+        }
         self.turn.count(piece.len());
         Some((Ok(piece.into()), self))
     }
 }
 
-/// The text as a JSON string, without the quotes.
-fn escaped(text: &str) -> String {
-    let json = serde_json::to_string(text).unwrap_or_else(|_| unreachable!("text is always JSON"));
-    json[1..json.len() - 1].to_owned()
-}
-
-fn json(state: &JobState) -> String {
+fn to_json(state: &JobState) -> String {
     serde_json::to_string(state)
         .unwrap_or_else(|_| unreachable!("text and numbers are always JSON"))
 }
@@ -85,6 +90,7 @@ fn json(state: &JobState) -> String {
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::config::TURN_BYTES;
     use crate::edge::memory::Memory;
     use crate::wire::limits::OUTPUT_MAX;
     use axum::body::to_bytes;
@@ -107,7 +113,7 @@ mod tests {
             let body = state(state_of(), reservation).into_body();
             assert!(memory.whole.used() >= output.len());
             let got = to_bytes(body, usize::MAX).await.unwrap();
-            assert_eq!(got, json(&state_of()));
+            assert_eq!(got, to_json(&state_of()));
             drop(got);
             assert_eq!(memory.whole.used(), 0);
         }

@@ -34,7 +34,8 @@ use super::request::{JsonBody, Peer};
 use super::sse::{self, Translation, put_block};
 use crate::nats::Reader;
 use crate::session::Session;
-use crate::wire::{Code, JobId, Seq, Stored, foreign_body, read_fields};
+use crate::wire::limits::ID_MAX;
+use crate::wire::{Code, Excerpt, JobId, Refusal, Seq, Stored, foreign_body, read_fields};
 
 const STREAM_VERSION: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
 
@@ -98,11 +99,29 @@ struct ChatPart {
 }
 
 /// Which answer to stop.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct StopRequest {
     /// The job that the page shows. If another one is active by now, nothing is stopped.
+    // Longer than the longest, so that a longer one names no job.
     #[serde(default, rename = "activeStreamId")]
-    active: Option<String>,
+    active: Option<Excerpt<{ ID_MAX + 1 }>>,
+}
+
+impl StopRequest {
+    /// The job that it names, if it names one.
+    fn of(body: &[u8]) -> Result<Option<String>, Refusal> {
+        if body.is_empty() {
+            return Ok(None);
+        }
+        match read_fields::<Self>(body)?.active {
+            None => Ok(None),
+            Some(Excerpt(Some(job))) => Ok(Some(job)),
+            Some(Excerpt(None)) => {
+                let message = "`activeStreamId` is not a text.";
+                Err(Refusal::new(Code::BadRequest, message))
+            }
+        }
+    }
 }
 
 /// The answer to a request to stop.
@@ -187,12 +206,10 @@ pub(super) async fn stop(
     ChatPath(chat): ChatPath,
     request: Request,
 ) -> Result<Json<Stopping>, Problem> {
-    let (body, _reservation) = Bodies::from_ref(&app).read(request.into_body()).await?;
-    let StopRequest { active } = if body.is_empty() {
-        StopRequest::default()
-    } else {
-        read_fields(&body)?
-    };
+    let (body, reservation) = Bodies::from_ref(&app).read(request.into_body()).await?;
+    let active = StopRequest::of(&body)?;
+    // Others may need the room while NATS does not answer.
+    drop((body, reservation));
     let request = TurnRequest::new(app, access, from, &chat);
     let job = request.stop(active.as_deref()).await?;
     Ok(Json(Stopping { success: true, job }))
@@ -241,5 +258,26 @@ impl Translation for PartBlocks {
 
     fn is_over(&self) -> bool {
         self.0.is_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_to_stop_holds_little_of_what_names_no_job() {
+        let active = |body: &str| StopRequest::of(body.as_bytes()).map_err(|refusal| refusal.code);
+        for none in ["", "{}", r#"{"activeStreamId":null}"#] {
+            assert_eq!(active(none), Ok(None), "{none}");
+        }
+        assert_eq!(
+            active(r#"{"activeStreamId":"j","id":1}"#),
+            Ok(Some("j".into()))
+        );
+        let long = format!(r#"{{"activeStreamId":"{}"}}"#, "j".repeat(500_000));
+        assert_eq!(active(&long), Ok(Some("j".repeat(ID_MAX + 1))));
+        assert_eq!(active(r#"{"activeStreamId":1}"#), Err(Code::BadRequest));
+        assert_eq!(active("{"), Err(Code::BadJson));
     }
 }

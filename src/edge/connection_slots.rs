@@ -72,11 +72,14 @@ pub(super) fn acquire_unless_held(
     client: IpAddr,
     slots: &FairSlots,
 ) -> Result<Option<FairSlot>, Problem> {
+    let slot = needs_slot(request).then(|| acquire_for(client, slots));
+    slot.transpose()
+}
+
+/// Whether the stream of a request needs a slot of its own.
+pub(super) fn needs_slot(request: &Parts) -> bool {
     let is_proxied = request.extensions.get::<Proxied>().is_some();
-    if request.version == Version::HTTP_2 || is_proxied {
-        return acquire_for(client, slots).map(Some);
-    }
-    Ok(None)
+    request.version == Version::HTTP_2 || is_proxied
 }
 
 #[cfg(test)]

@@ -3,17 +3,24 @@
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::error::Problem;
+use crate::config::HTTP_FIELDS_MAX;
 use crate::wire::Code;
 use crate::wire::limits::BODY_MAX;
 
 /// Refuses a request that does not name exactly one host (RFC 9112, section 3.2), since a proxy may
 /// interpret it differently, and a preflight of an address that does not exist.
+///
+/// Also refuses one with too many headers. The library does so over HTTP/1, and counts no lines over
+/// HTTP/2.
 pub(super) async fn checked(request: Request, next: Next) -> Response {
+    if has_too_many(request.headers()) {
+        return StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response();
+    }
     if let Err(problem) = host(request.version(), request.headers()) {
         return problem.into_response();
     }
@@ -36,6 +43,11 @@ pub(super) async fn body_is_short_enough(request: Request, next: Next) -> Respon
         return Problem::from(Code::TooLarge).into_response();
     }
     next.run(request).await
+}
+
+/// Counts a name once: over HTTP/2, each cookie may be a field of its own.
+fn has_too_many(headers: &HeaderMap) -> bool {
+    headers.keys_len() > HTTP_FIELDS_MAX
 }
 
 fn host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
@@ -61,6 +73,25 @@ fn is_host(value: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderName;
+
+    #[test]
+    fn a_request_has_a_limited_number_of_headers() {
+        let with = |count: usize| {
+            let field = |number: usize| {
+                let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+                (name, HeaderValue::from_static(""))
+            };
+            (0..count).map(field).collect::<HeaderMap>()
+        };
+        assert!(!has_too_many(&with(HTTP_FIELDS_MAX)));
+        assert!(has_too_many(&with(HTTP_FIELDS_MAX + 1)));
+        let mut cookies = HeaderMap::new();
+        for _ in 0..2 * HTTP_FIELDS_MAX {
+            cookies.append(header::COOKIE, HeaderValue::from_static("a=b"));
+        }
+        assert!(!has_too_many(&cookies));
+    }
 
     #[test]
     fn a_request_names_one_host() {

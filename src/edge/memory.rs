@@ -122,7 +122,8 @@ impl Memory {
 }
 
 impl SplitBudget {
-    /// A reservation of 0 bytes that may grow to `largest` bytes.
+    /// A reservation of 0 bytes that may grow to `largest` bytes; with 0, it grows to any size, but
+    /// something else may take the room before.
     pub(super) fn empty(&self, largest: usize) -> SplitReservation {
         SplitReservation {
             budget: self.clone(),
@@ -173,8 +174,23 @@ impl SplitReservation {
         let _ = self.reservation.resize(bytes.min(self.reservation.bytes()));
     }
 
+    /// Reserves at least this many bytes.
+    pub(super) fn at_least(&mut self, bytes: usize) -> Result<(), LimitReached> {
+        if bytes > self.reservation.bytes() {
+            self.resize(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it takes scarce memory.
+    pub(super) const fn is_large(&self) -> bool {
+        self.is_large
+    }
+
     /// A response with this JSON, which keeps the room until it is written.
-    pub(super) fn respond(mut self, json: Vec<u8>) -> Response {
+    pub(super) fn respond(mut self, mut json: Vec<u8>) -> Response {
+        // What grew by doubling has up to twice as much.
+        json.shrink_to_fit();
         self.settle(json.len());
         let mut response = Response::new(Body::empty());
         self.mark(&mut response);
@@ -330,6 +346,23 @@ mod tests {
             0,
             "large data uses none of the small budget"
         );
+    }
+
+    #[test]
+    fn what_reserves_only_its_size_leaves_the_rest_to_others() {
+        let budget = budget();
+        let mut growing: Vec<_> = (0..3).map(|_| budget.empty(0)).collect();
+        for size in [100, SMALL_BYTES / 2, 3 * SMALL_BYTES] {
+            for reservation in &mut growing {
+                reservation.resize(size).unwrap();
+            }
+        }
+        assert_eq!(budget.large.used(), 9 * SMALL_BYTES);
+        assert!(growing[0].resize(5 * SMALL_BYTES).is_err());
+        growing[0].at_least(100).unwrap();
+        assert_eq!(budget.large.used(), 9 * SMALL_BYTES);
+        growing[0].at_least(4 * SMALL_BYTES).unwrap();
+        assert_eq!(budget.large.used(), 10 * SMALL_BYTES);
     }
 
     #[test]

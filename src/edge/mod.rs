@@ -28,6 +28,7 @@ mod head;
 mod http2;
 mod jobs;
 mod json;
+mod json_pieces;
 mod kinds;
 mod link;
 mod list;

@@ -228,9 +228,7 @@ mod tests {
     /// Requests the page after `next`, as a client does.
     async fn ask(memory: &MemoryLog, next: &str, limit: usize, wait_s: u64) -> Value {
         let hub = Hub::new(memory.clone(), Tasks::default());
-        let start =
-            super::super::request::requested_start(&Default::default(), None, None, Some(next))
-                .unwrap();
+        let start = super::super::request::requested_start(None, None, Some(next)).unwrap();
         let mut session = Session::open(&hub, &job(), start).await.unwrap();
         let reservation = Memory::new(Budget::unlimited())
             .answers

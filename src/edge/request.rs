@@ -171,16 +171,27 @@ pub(super) fn limit(
 /// The header in which a client that reconnects by itself sends the id of its last event.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// The event to start after. A client that reconnects sends the last event id in the header or, if
-/// its library cannot set headers, in the query. Either overrides `cursor`, which overrides
-/// `after`: those are in the address from the first request on. The header overrides the query,
-/// because a client that sends headers does not change its address.
+/// The event to start after. The last event id of a client that reconnects overrides `cursor`, which
+/// overrides `after`: those are in the address from the first request on.
 pub(super) fn requested_start(
-    headers: &HeaderMap,
-    query: Option<&str>,
+    last_event: Option<Start>,
     after: Option<u64>,
     cursor: Option<&str>,
 ) -> Result<Start, Problem> {
+    match (last_event, cursor) {
+        (Some(last_event), _) => Ok(last_event),
+        (None, Some(cursor)) => Ok(parse_start(cursor)?),
+        (None, None) => Ok(start(after, None)?),
+    }
+}
+
+/// The event that a client that reconnects has read last: its id is in the header or, if its library
+/// cannot set headers, in the query. The header overrides the query, because a client that sends
+/// headers does not change its address.
+pub(super) fn last_event(
+    headers: &HeaderMap,
+    query: Option<&str>,
+) -> Result<Option<Start>, Problem> {
     let bad = |_| {
         Problem::new(
             Code::BadCursor,
@@ -196,10 +207,8 @@ pub(super) fn requested_start(
         .is_none()
         .then(|| last_event_id(query.unwrap_or_default()))
         .flatten();
-    match header.or(queried.as_deref()).or(cursor) {
-        Some(text) => Ok(parse_start(text)?),
-        None => Ok(start(after, None)?),
-    }
+    let id = header.or(queried.as_deref());
+    Ok(id.map(parse_start).transpose()?)
 }
 
 /// The last event id in a query: `lastEventId` or `Last-Event-ID`, in any case and with `-`, `_` or
@@ -233,6 +242,17 @@ mod tests {
 
     fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_bytes(value.as_bytes()).unwrap())])
+    }
+
+    /// The event after which a request starts.
+    fn requested_start(
+        headers: &HeaderMap,
+        query: Option<&str>,
+        after: Option<u64>,
+        cursor: Option<&str>,
+    ) -> Result<Start, Problem> {
+        let last_event = last_event(headers, query)?;
+        super::requested_start(last_event, after, cursor)
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
@@ -15,6 +16,7 @@ use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::jobs::SubmitRequest;
 use super::request::{JobPath, JsonBody, Params, Peer, Wait};
+use crate::wire::limits::KEY_MAX;
 use crate::wire::{Code, SubmitFrame};
 
 /// With this header a client can repeat a submission without creating a second job
@@ -48,7 +50,7 @@ pub(super) async fn submit(
     State(app): State<Arc<App>>,
     access: Access,
     Peer(from): Peer,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
     let (frame, reserved) = SubmitFrame::from_body(&body, |input| app.reserve_submission(input))?;
@@ -61,7 +63,7 @@ pub(super) async fn submit(
     let request = SubmitRequest {
         _reservation: Some(reserved),
         submission,
-        key: idempotency_key(&headers)?,
+        key,
         watch_token,
     };
     let accepted = app.submit(&access, from, request).await?;
@@ -70,17 +72,27 @@ pub(super) async fn submit(
     Ok((status, location, Json(accepted)).into_response())
 }
 
-/// The idempotency key of a request, if it has one.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let bad_key = |_| {
-        Problem::new(
-            Code::BadRequest,
-            "The idempotency key is not visible ASCII.",
-        )
-    };
-    let key = headers.get(IDEMPOTENCY_KEY);
-    let key = key.map(|key| key.to_str().map(str::to_owned).map_err(bad_key));
-    key.transpose()
+/// The idempotency key of a request, if it has one. A handler that waits for the body or for NATS must
+/// not hold all headers, which may be far larger.
+#[derive(Debug)]
+pub(super) struct IdempotencyKey(pub(super) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let bad_key = |_| {
+            Problem::new(
+                Code::BadRequest,
+                "The idempotency key is not visible ASCII.",
+            )
+        };
+        let key = parts.headers.get(IDEMPOTENCY_KEY);
+        let key = key.map(|key| key.to_str().map_err(bad_key)).transpose()?;
+        // Longer than the longest, so that a longer one is noticed.
+        let cut = |key: &str| key.chars().take(KEY_MAX + 1).collect();
+        Ok(Self(key.map(cut)))
+    }
 }
 
 /// 202 if the request has started something, 200 if that existed.
@@ -186,4 +198,29 @@ pub(super) async fn purge(
 ) -> Result<StatusCode, Problem> {
     app.purge(&access, from, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::{HeaderValue, Request};
+    use futures_util::FutureExt as _;
+
+    /// How many bytes a handler holds of a key.
+    fn held_of(key: &str) -> Result<Option<usize>, Code> {
+        let key = HeaderValue::from_bytes(key.as_bytes()).unwrap();
+        let request = Request::builder().header(IDEMPOTENCY_KEY, key);
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let key = IdempotencyKey::from_request_parts(&mut parts, &()).now_or_never();
+        let key = key.unwrap().map_err(|problem| problem.code())?;
+        Ok(key.0.map(|key| key.len()))
+    }
+
+    #[test]
+    fn a_handler_holds_little_of_a_key_that_is_too_long() {
+        assert_eq!(held_of("k"), Ok(Some(1)));
+        assert_eq!(held_of(&"k".repeat(KEY_MAX)), Ok(Some(KEY_MAX)));
+        assert_eq!(held_of(&"k".repeat(60_000)), Ok(Some(KEY_MAX + 1)));
+        assert_eq!(held_of("é"), Err(Code::BadRequest));
+    }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,18 +19,20 @@ use serde::Deserialize;
 
 use self::stream::{EventStream, framing, hello};
 pub(super) use self::translator::{Translation, Translator, put_block};
-use super::accept::{Form, form};
+use super::accept::{Form, form, names_stream};
 use super::access::Access;
 use super::app::App;
 use super::client_task::ClientTask;
-use super::connection_slots::{acquire_for, acquire_unless_held};
+use super::connection_slots::{acquire_for, needs_slot};
 use super::counters::Transport;
 use super::describe::{JOBS, problems};
 use super::error::Problem;
 use super::link::Link;
 use super::page;
 use super::quota::SubjectConnection;
-use super::request::{JobPath, Params, Peer, Wait, flag, limit as page_limit, requested_start};
+use super::request::{
+    JobPath, Params, Peer, Wait, flag, last_event, limit as page_limit, requested_start,
+};
 use super::takeover::{ResponseHead, TakenStream, Takeover};
 use super::watches::Watches;
 use crate::auth::Operation;
@@ -38,7 +40,7 @@ use crate::config::{PAGE_EVENTS, PAGE_EVENTS_MAX};
 use crate::fair_slots::FairSlot;
 use crate::nats::Reader;
 use crate::session::Session;
-use crate::wire::{Code, JobId};
+use crate::wire::{Code, JobId, Start};
 
 /// Where to start, and for a page how much to return and how long to wait.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -65,6 +67,31 @@ pub(super) struct EventsQuery {
     #[param(value_type = bool, required = false)]
     #[serde(default, deserialize_with = "flag")]
     compact: bool,
+}
+
+/// What the head of a request for events says besides its address. A handler that waits must not hold
+/// the head itself, which may be far larger.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventsHead {
+    /// The last event that a client that reconnects has read.
+    pub(super) last_event: Option<Start>,
+    form: Form,
+    /// Whether it asks for a stream where the default is a document.
+    pub(super) names_stream: bool,
+    needs_slot: bool,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for EventsHead {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self {
+            last_event: last_event(&parts.headers, parts.uri.query())?,
+            form: form(&parts.headers),
+            names_stream: names_stream(&parts.headers),
+            needs_slot: needs_slot(parts),
+        })
+    }
 }
 
 problems!(NoEvents:
@@ -113,16 +140,10 @@ pub(super) async fn events(
     Peer(client): Peer,
     JobPath(job): JobPath,
     Params(query): Params<EventsQuery>,
-    request: Parts,
+    head: EventsHead,
 ) -> Result<Response, Problem> {
-    let headers = &request.headers;
     access.require(Operation::Watch(&job))?;
-    let start = requested_start(
-        headers,
-        request.uri.query(),
-        query.after,
-        query.cursor.as_deref(),
-    )?;
+    let start = requested_start(head.last_event, query.after, query.cursor.as_deref())?;
     let limit = page_limit(query.limit, PAGE_EVENTS, PAGE_EVENTS_MAX)?;
     if query.must_exist {
         app.exists(&job).await?;
@@ -137,8 +158,7 @@ pub(super) async fn events(
     {
         session.compact_stored(&app.shared.memory().merged);
     }
-    let form = form(headers);
-    let mut response = match (form, opened) {
+    let mut response = match (head.form, opened) {
         (Form::Page, session) => {
             let _slot = app.shared.requests().acquire(client)?;
             page::answer(
@@ -155,14 +175,16 @@ pub(super) async fn events(
             StatusCode::NO_CONTENT.into_response()
         }
         (Form::Stream, Some(session)) if !app.clients.are_leaving() => {
-            let slot = acquire_unless_held(&request, client, app.shared.connections())?;
-            let client = StreamClient::new(client, access, slot)?;
+            let slot = head
+                .needs_slot
+                .then(|| acquire_for(client, app.shared.connections()));
+            let client = StreamClient::new(client, access, slot.transpose()?)?;
             taken_over(move |taken, head| start_stream(&app, session, client, None, taken, head))
         }
         // An EventSource does not reconnect after an error, but does when a stream ends.
         (Form::Stream, _) => stream_of(Body::from(hello())),
     };
-    let cache = match form {
+    let cache = match head.form {
         Form::Page => "no-cache",
         Form::Stream => NOT_CACHED,
     };

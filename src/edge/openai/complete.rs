@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,16 +13,17 @@ use serde_json::Value;
 use super::completion::{CompletionChunks, WholeCompletion};
 use super::error::{CompletionProblems, of_submitted, of_uncertain};
 use super::input::ModelRequest;
-use super::job::{SubmittedJob, submit, wait_and_fold};
+use super::job::{SubmittedJob, respond, submit, wait_and_fold};
 use crate::auth::Operation;
 use crate::config::COMPLETION_WAIT;
-use crate::edge::accept::names_stream;
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::describe::OPENAI;
 use crate::edge::error::Problem;
+use crate::edge::json_pieces::JsonPieces;
 use crate::edge::request::{JobPath, JsonBody, Params, Peer, flag, requested_start};
-use crate::edge::sse::{self, Translation, name_job, put_block};
+use crate::edge::rest::IdempotencyKey;
+use crate::edge::sse::{self, EventsHead, Translation, name_job, put_block};
 use crate::session::Session;
 use crate::wire::{JobId, Kind, Seq, Start, Stored, foreign_body};
 
@@ -58,14 +59,14 @@ pub(in crate::edge) async fn complete(
     State(app): State<Arc<App>>,
     access: Access,
     Peer(from): Peer,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
     let (parsed, held) = foreign_body(&body, |input| app.reserve_submission(input))?;
     drop((body, reservation));
     let request = ModelRequest::of_completion(parsed)?;
     let is_streamed = request.is_streamed;
-    let job = match submit(&app, &access, from, &headers, "chatcmpl-", request, held).await? {
+    let job = match submit(&app, &access, from, key, "chatcmpl-", request, held).await? {
         SubmittedJob::Queued(job) => job,
         SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
     };
@@ -124,13 +125,12 @@ pub(in crate::edge) async fn completion(
     Peer(from): Peer,
     JobPath(job): JobPath,
     Params(CompletionQuery { stream }): Params<CompletionQuery>,
-    uri: Uri,
-    headers: HeaderMap,
+    head: EventsHead,
 ) -> Result<Response, Problem> {
     access.require(Operation::Watch(&job))?;
-    let start = requested_start(&headers, uri.query(), None, None)?;
+    let start = requested_start(head.last_event, None, None)?;
     let is_first = start == Start::After(Seq(0));
-    if is_first && !stream && !names_stream(&headers) {
+    if is_first && !stream && !head.names_stream {
         return whole(&app, from, &job).await;
     }
     app.exists(&job).await?;
@@ -163,7 +163,7 @@ async fn whole(app: &App, from: IpAddr, job: &JobId) -> Result<Response, Problem
     let mut fold = WholeCompletion::new(job.clone());
     let reservation = wait_and_fold(app, from, job, COMPLETION_WAIT, &mut fold).await?;
     let mut response = match fold.into_json() {
-        Ok(completion) => reservation.respond(completion.to_string().into_bytes()),
+        Ok(completion) => respond(JsonPieces::of(completion), reservation)?,
         Err(error) => error.into_response(),
     };
     name_job(&mut response, job);

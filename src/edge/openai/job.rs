@@ -3,21 +3,23 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::response::Response;
 use serde_json::Value;
 
 use super::input::ModelRequest;
 use crate::edge::access::Access;
+use crate::edge::answer;
 use crate::edge::app::App;
 use crate::edge::error::Problem;
 use crate::edge::jobs::{SubmitRequest, new_id, submission_memory};
+use crate::edge::json_pieces::JsonPieces;
 use crate::edge::memory::{SplitReservation, weight};
-use crate::edge::rest::idempotency_key;
 use crate::source::LogFold;
 use crate::wire::limits::OUTPUT_MAX;
 use crate::wire::{Code, JobId, Submission, WatchTokenTerms, kind};
 
-/// The memory for a fold of this size: itself, and its JSON.
+/// Reserves the memory of a fold of this size, whose texts have up to twice as much room while they
+/// grow.
 ///
 /// # Errors
 /// [`Code::TooLarge`] or [`Code::Overloaded`].
@@ -48,7 +50,7 @@ pub(super) async fn submit(
     app: &App,
     access: &Access,
     from: IpAddr,
-    headers: &HeaderMap,
+    key: Option<String>,
     prefix: &str,
     request: ModelRequest,
     mut reservation: SplitReservation,
@@ -57,7 +59,6 @@ pub(super) async fn submit(
         // After the submission it would be too late: the request must not be sent again then.
         return Err(Code::Restarting.into());
     }
-    let key = idempotency_key(headers)?;
     let kind = kind(&request.model)?;
     let new_id = match key {
         None => Some(new_id(&kind, prefix)?),
@@ -109,12 +110,65 @@ pub(super) async fn wait_and_fold(
     let mut reservation = app.shared.memory().answers.empty(2 * OUTPUT_MAX);
     let resize = |size| reserve(&mut reservation, size).map_err(Problem::from);
     app.fold(job, fold, resize).await?;
+    reservation.settle(2 * fold.size());
     Ok(reservation)
+}
+
+/// A response with this JSON of a fold, which takes the fold's reservation.
+pub(super) fn respond(
+    json: JsonPieces,
+    mut reservation: SplitReservation,
+) -> Result<Response, Problem> {
+    // Many short texts take more than the fold did.
+    reservation.at_least(json.size())?;
+    Ok(answer::json(json, reservation))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
+    use crate::edge::memory::Memory;
+    use axum::body::to_bytes;
+    use futures_util::StreamExt as _;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn an_answer_is_written_in_pieces_and_holds_its_room_until_the_last_one() {
+        let memory = Memory::new(Budget::unlimited());
+        let values = [
+            json!({"content": "\u{1}".repeat(OUTPUT_MAX)}),
+            json!(vec!["short enough to be copied"; 100_000]),
+            json!({"status": "completed"}),
+        ];
+        for value in values {
+            let reservation = memory.answers.reserve(2 * held(&value)).unwrap();
+            let pieces = JsonPieces::of(value.clone());
+            let body = respond(pieces, reservation).unwrap().into_body();
+            assert!(memory.whole.used() > 0);
+            let pieces: Vec<_> = body.into_data_stream().collect().await;
+            let pieces = pieces.into_iter().map(Result::unwrap);
+            let all: Vec<u8> = pieces
+                .inspect(|piece| assert!(piece.len() < 64 * 1024))
+                .flatten()
+                .collect();
+            assert_eq!(serde_json::from_slice::<Value>(&all).unwrap(), value);
+            assert_eq!(memory.whole.used(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_room_is_refused() {
+        let memory = Memory::new(Budget::new(crate::config::MEMORY_MIN));
+        let held = memory.answers.reserve(2 * OUTPUT_MAX).unwrap();
+        let text = json!("x".repeat(OUTPUT_MAX));
+        let refused = respond(JsonPieces::of(text), memory.answers.empty(0));
+        assert_eq!(refused.unwrap_err().code(), Code::Overloaded);
+        drop(held);
+        let small = respond(JsonPieces::of(json!("x")), memory.answers.empty(0)).unwrap();
+        let body = to_bytes(small.into_body(), 100).await.unwrap();
+        assert_eq!(&body[..], b"\"x\"");
+    }
 
     #[test]
     fn a_submission_that_may_have_succeeded_can_be_repeated_only_with_a_key() {

@@ -5,27 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::error::{OpenAiProblems, of_submitted, of_uncertain};
 use super::input::ModelRequest;
-use super::job::{SubmittedJob, reserve, submit, wait_and_fold};
-use super::response::ResponseFold;
+use super::job::{self, SubmittedJob, reserve, submit, wait_and_fold};
+use super::response::{ResponseEvent, ResponseFold};
 use crate::auth::Operation;
 use crate::config::{CANCEL_ANSWER_WAIT, COMPLETION_WAIT};
 use crate::edge::access::Access;
 use crate::edge::app::App;
 use crate::edge::describe::OPENAI;
 use crate::edge::error::Problem;
+use crate::edge::json_pieces::JsonPieces;
 use crate::edge::memory::SplitReservation;
 use crate::edge::request::{JobPath, JsonBody, Params, Peer, flag};
-use crate::edge::sse::{self, Translation, name_job, put_block};
+use crate::edge::rest::IdempotencyKey;
+use crate::edge::sse::{self, Translation, name_job};
 use crate::session::Session;
-use crate::wire::limits::OUTPUT_MAX;
 use crate::wire::{Code, JobId, Kind, Seq, Start, Stored, foreign_body};
 
 /// A request for a response. Further fields are part of the job's input.
@@ -61,7 +60,7 @@ pub(in crate::edge) async fn respond(
     State(app): State<Arc<App>>,
     access: Access,
     Peer(from): Peer,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBody(body, reservation): JsonBody,
 ) -> Result<Response, Problem> {
     let (parsed, held) = foreign_body(&body, |input| app.reserve_submission(input))?;
@@ -69,7 +68,7 @@ pub(in crate::edge) async fn respond(
     let request = ModelRequest::of_response(parsed)?;
     let is_streamed = request.is_streamed;
     let is_background = request.is_background;
-    let job = match submit(&app, &access, from, &headers, "resp_", request, held).await? {
+    let job = match submit(&app, &access, from, key, "resp_", request, held).await? {
         SubmittedJob::Queued(job) => job,
         SubmittedJob::Uncertain(job) => return Ok(of_uncertain(&job)),
     };
@@ -157,7 +156,7 @@ async fn current(
 ) -> Result<Response, Problem> {
     let mut fold = ResponseFold::new(job.clone());
     let reservation = wait_and_fold(app, from, job, wait, &mut fold).await?;
-    let mut response = reservation.respond(fold.snapshot().to_string().into_bytes());
+    let mut response = job::respond(fold.snapshot(), reservation)?;
     name_job(&mut response, job);
     Ok(response)
 }
@@ -171,30 +170,40 @@ async fn stream_events(
     after: Option<u64>,
 ) -> Result<Response, Problem> {
     let session = Session::open_for(from, &app.hub, &job, Start::After(Seq(0))).await?;
-    let blocks = EventBlocks {
-        fold: ResponseFold::new(job),
-        reservation: app.shared.memory().answers.empty(2 * OUTPUT_MAX),
-        after,
-    };
+    // Not the most that it may need: it may need that for hours, or never.
+    let reservation = app.shared.memory().answers.empty(0);
+    let blocks = EventBlocks::new(job, reservation, after);
     sse::translated(app, session, (from, access), Box::new(blocks))
 }
 
-/// Response events as server-sent events. The final one has the whole output, which is kept.
+/// Response events as server-sent events. The final ones have the whole output, which is kept; they
+/// are written in pieces, which share it.
 struct EventBlocks {
     fold: ResponseFold,
     reservation: SplitReservation,
     after: Option<u64>,
+    /// What is not written yet of the events so far.
+    pending: JsonPieces,
 }
 
 impl EventBlocks {
-    fn put(&self, events: &[Value], out: &mut Vec<u8>) {
-        let is_known = |event: &&Value| {
-            let number = event["sequence_number"].as_u64();
-            number.is_some() && number <= self.after
-        };
-        for event in events.iter().filter(|event| !is_known(event)) {
-            let event_type = event["type"].as_str().unwrap_or_default();
-            put_block(out, &[("event", event_type), ("data", &event.to_string())]);
+    fn new(job: JobId, reservation: SplitReservation, after: Option<u64>) -> Self {
+        Self {
+            fold: ResponseFold::new(job),
+            reservation,
+            after,
+            pending: JsonPieces::default(),
+        }
+    }
+
+    fn put(&mut self, events: Vec<ResponseEvent>) {
+        let after = self.after;
+        let is_new = |event: &ResponseEvent| after.is_none_or(|after| event.number > after);
+        for event in events.into_iter().filter(is_new) {
+            let head = format!("event: {}\ndata: ", event.event_type);
+            self.pending.put(&head);
+            self.pending.append(event.json);
+            self.pending.put("\n\n");
         }
     }
 }
@@ -202,10 +211,20 @@ impl EventBlocks {
 impl Translation for EventBlocks {
     fn apply(&mut self, event: &Stored, out: &mut Vec<u8>) {
         let events = self.fold.apply(event);
-        self.put(&events, out);
+        self.put(events);
         if reserve(&mut self.reservation, self.fold.size()).is_err() {
-            self.close(out);
+            let events = self.fold.close();
+            self.put(events);
         }
+        self.pending.write_to(out);
+    }
+
+    fn has_more(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn more(&mut self, out: &mut Vec<u8>) {
+        self.pending.write_to(out);
     }
 
     fn missing(&mut self, _: Seq, _: Seq, out: &mut Vec<u8>) {
@@ -215,11 +234,16 @@ impl Translation for EventBlocks {
 
     fn close(&mut self, out: &mut Vec<u8>) {
         let events = self.fold.close();
-        self.put(&events, out);
+        self.put(events);
+        self.pending.write_to(out);
+    }
+
+    fn is_large(&self) -> bool {
+        self.reservation.is_large()
     }
 
     fn is_over(&self) -> bool {
-        self.fold.is_ended()
+        self.fold.is_ended() && self.pending.is_empty()
     }
 }
 
@@ -227,18 +251,121 @@ impl Translation for EventBlocks {
 mod tests {
     use super::*;
     use crate::budget::Budget;
+    use crate::config::{MEMORY_MIN, TURN_BYTES};
     use crate::edge::memory::Memory;
+    use crate::edge::openai::test_log::{job, log};
+    use crate::wire::limits::OUTPUT_MAX;
+    use crate::wire::{Body, Channel};
+    use serde_json::Value;
+
+    fn blocks(memory: &Memory, after: Option<u64>) -> EventBlocks {
+        EventBlocks::new(job(), memory.answers.empty(0), after)
+    }
+
+    /// A log with `count` chunks of this text.
+    fn log_of(text: &str, count: usize) -> Vec<Stored> {
+        let chunk = Body::Chunk {
+            text: text.into(),
+            channel: Channel::Output,
+        };
+        let mut bodies = vec![Body::queued("k".parse().unwrap(), Value::Null)];
+        bodies.extend(vec![chunk; count]);
+        bodies.push(Body::Done {
+            usage: None,
+            finish_reason: None,
+        });
+        log(bodies)
+    }
+
+    /// All frames of a log, whose pieces have limited sizes.
+    fn written(blocks: &mut EventBlocks, log: &[Stored]) -> String {
+        let mut all = Vec::new();
+        for event in log {
+            let mut piece = Vec::new();
+            blocks.apply(event, &mut piece);
+            while !piece.is_empty() {
+                assert!(piece.len() <= 3 * TURN_BYTES, "{}", piece.len());
+                all.extend(piece);
+                piece = Vec::new();
+                blocks.more(&mut piece);
+            }
+            assert!(!blocks.has_more());
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    /// The type and the fields of each event.
+    fn events(frames: &str) -> Vec<(String, Value)> {
+        let blocks = frames.split_terminator("\n\n");
+        let event = |block: &str| {
+            let (name, data) = block.split_once("\ndata: ").unwrap();
+            let name = name.strip_prefix("event: ").unwrap();
+            (name.to_owned(), serde_json::from_str(data).unwrap())
+        };
+        blocks.map(event).collect()
+    }
 
     #[test]
     fn response_events_are_over_after_an_error() {
-        let mut blocks = EventBlocks {
-            fold: ResponseFold::new("j".parse().unwrap()),
-            reservation: Memory::new(Budget::unlimited()).answers.empty(1),
-            after: None,
-        };
+        let mut blocks = blocks(&Memory::new(Budget::unlimited()), None);
         assert!(!blocks.is_over());
         let mut out = Vec::new();
         blocks.missing(Seq(1), Seq(2), &mut out);
         assert!(!out.is_empty() && blocks.is_over());
+    }
+
+    #[test]
+    fn the_final_events_have_the_whole_text_and_share_it() {
+        let memory = Memory::new(Budget::unlimited());
+        let text = "\u{1}".repeat(400_000);
+        let mut blocks = blocks(&memory, None);
+        let log = log_of(&text, 2);
+        let all = events(&written(&mut blocks, &log));
+        assert!(blocks.is_over() && blocks.is_large());
+        assert_eq!(all.len(), 10);
+        for (number, (name, event)) in all.iter().enumerate() {
+            assert_eq!(event["type"], name.as_str());
+            assert_eq!(event["sequence_number"], number);
+        }
+        let whole = text.repeat(2);
+        let [.., (_, done), (_, part), (_, item), (_, response)] = all.as_slice() else {
+            panic!("{}", all.len());
+        };
+        assert!(done["text"] == whole && part["part"]["text"] == whole);
+        assert!(item["item"]["content"][0]["text"] == whole);
+        assert!(response["response"]["output"][0]["content"][0]["text"] == whole);
+        // Twice the text, and little more; not each event's copy of it.
+        let used = memory.whole.used();
+        assert!((1_600_000..1_610_000).contains(&used), "{used}");
+    }
+
+    #[test]
+    fn the_events_that_a_client_has_are_not_written() {
+        let memory = Memory::new(Budget::unlimited());
+        let log = log_of("a", 2);
+        let all = events(&written(&mut blocks(&memory, None), &log));
+        let later = events(&written(&mut blocks(&memory, Some(4)), &log));
+        assert_eq!(later, all[5..]);
+    }
+
+    #[test]
+    fn streams_reserve_what_they_hold_and_break_off_without_room() {
+        let memory = Memory::new(Budget::new(MEMORY_MIN));
+        let log = log_of(&"x".repeat(100_000), 10);
+        let short: Vec<_> = (0..5)
+            .map(|_| {
+                let mut blocks = blocks(&memory, None);
+                written(&mut blocks, &log);
+                blocks
+            })
+            .collect();
+        // Five answers of a megabyte leave room for others.
+        let other = memory.answers.reserve(1 << 20).unwrap();
+        drop((short, other));
+        let largest = log_of(&"x".repeat(100_000), OUTPUT_MAX / 100_000 + 1);
+        let frames = written(&mut blocks(&memory, None), &largest);
+        let (name, event) = events(&frames).pop().unwrap();
+        assert_eq!(name, "error");
+        assert_eq!(event["code"], "unreadable");
     }
 }

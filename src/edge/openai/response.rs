@@ -6,11 +6,13 @@
 //! absent from the final response.
 
 use std::mem;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::error::OpenAiProblem;
 use super::job::held;
+use crate::edge::json_pieces::JsonPieces;
 use crate::source::LogFold;
 use crate::wire::{Body, Channel, Event, JobFailure, JobId, Seq, Stored};
 
@@ -22,7 +24,7 @@ pub(super) struct ResponseFold {
     created: Option<u64>,
     status: &'static str,
     /// The items that count.
-    items: Vec<Value>,
+    items: Vec<JsonPieces>,
     /// How many items were begun, superseded ones included.
     begun: u64,
     open: Option<OpenItem>,
@@ -43,7 +45,15 @@ struct OpenItem {
     channel: Channel,
     index: u64,
     id: String,
-    text: String,
+    text: Arc<String>,
+}
+
+/// An event of a response. It shares long texts with the response.
+#[derive(Debug)]
+pub(super) struct ResponseEvent {
+    pub(super) event_type: String,
+    pub(super) number: u64,
+    pub(super) json: JsonPieces,
 }
 
 impl ResponseFold {
@@ -66,7 +76,7 @@ impl ResponseFold {
     }
 
     /// The response events of the next event.
-    pub(super) fn apply(&mut self, stored: &Stored) -> Vec<Value> {
+    pub(super) fn apply(&mut self, stored: &Stored) -> Vec<ResponseEvent> {
         let mut out = Vec::new();
         if self.is_ended {
             return out;
@@ -86,12 +96,12 @@ impl ResponseFold {
     }
 
     /// The event when no more events can be read.
-    pub(super) fn close(&mut self) -> Vec<Value> {
+    pub(super) fn close(&mut self) -> Vec<ResponseEvent> {
         self.break_off(&OpenAiProblem::unreadable(&self.job))
     }
 
     /// Fails the response with a problem of its log.
-    fn break_off(&mut self, problem: &OpenAiProblem) -> Vec<Value> {
+    fn break_off(&mut self, problem: &OpenAiProblem) -> Vec<ResponseEvent> {
         let mut out = Vec::new();
         if !mem::replace(&mut self.is_ended, true) {
             let problem = problem.to_json();
@@ -101,7 +111,7 @@ impl ResponseFold {
             self.status = "failed";
             self.error = error.clone();
             error["param"] = Value::Null;
-            self.put("error", error, &mut out);
+            self.put("error", error, [], &mut out);
         }
         out
     }
@@ -122,7 +132,7 @@ impl ResponseFold {
     }
 
     /// The response object.
-    pub(super) fn snapshot(&self) -> Value {
+    pub(super) fn snapshot(&self) -> JsonPieces {
         let mut items = self.items.clone();
         let status = if self.is_ended {
             "incomplete"
@@ -133,21 +143,19 @@ impl ResponseFold {
         self.object(items)
     }
 
-    fn object(&self, output: Vec<Value>) -> Value {
-        let mut object = json!({
+    fn object(&self, output: Vec<JsonPieces>) -> JsonPieces {
+        let object = json!({
             "id": self.job, "object": "response", "created_at": self.created.unwrap_or(0),
             "status": self.status, "background": true, "error": self.error,
             "incomplete_details": self.incomplete, "instructions": null, "metadata": {},
             "model": self.kind, "parallel_tool_calls": true, "temperature": null,
             "tool_choice": "auto", "tools": [], "top_p": null, "usage": self.usage,
         });
-        // `json!` would copy it.
-        object["output"] = output.into();
-        object
+        JsonPieces::object(object, [("output", JsonPieces::array(output))])
     }
 
     /// Begins the response with its first event.
-    fn begin(&mut self, event: &Event, out: &mut Vec<Value>) {
+    fn begin(&mut self, event: &Event, out: &mut Vec<ResponseEvent>) {
         if let Body::Queued { kind, .. } | Body::Started { kind, .. } = &event.body {
             kind.as_str().clone_into(&mut self.kind);
         }
@@ -158,7 +166,7 @@ impl ResponseFold {
         }
     }
 
-    fn apply_event(&mut self, event: Event, out: &mut Vec<Value>) {
+    fn apply_event(&mut self, event: Event, out: &mut Vec<ResponseEvent>) {
         match event.body {
             Body::Started { continues, .. } => {
                 if !continues {
@@ -169,16 +177,16 @@ impl ResponseFold {
                     self.put_response("response.in_progress", out);
                 }
             }
-            Body::Chunk { text, channel } if !text.is_empty() => self.text(channel, &text, out),
+            Body::Chunk { text, channel } if !text.is_empty() => self.text(channel, text, out),
             Body::Data { mut data } => {
                 self.end_item("completed", out);
                 match data.get_mut("tool_calls") {
                     Some(Value::Array(calls)) => {
                         for call in mem::take(calls) {
-                            self.call(&call, out);
+                            self.call(call, out);
                         }
                     }
-                    _ => self.put("tailwater.data", json!({"data": data}), out),
+                    _ => self.put("tailwater.data", json!({"data": data}), [], out),
                 }
             }
             Body::Done {
@@ -203,7 +211,7 @@ impl ResponseFold {
         }
     }
 
-    fn supersede(&mut self, out: &mut Vec<Value>) {
+    fn supersede(&mut self, out: &mut Vec<ResponseEvent>) {
         self.end_item("incomplete", out);
         self.items.clear();
         self.items_size = 0;
@@ -211,12 +219,12 @@ impl ResponseFold {
     }
 
     /// Adds an item that is complete.
-    fn keep(&mut self, item: Value) {
-        self.items_size += held(&item);
+    fn keep(&mut self, item: JsonPieces) {
+        self.items_size += item.size();
         self.items.push(item);
     }
 
-    fn text(&mut self, channel: Channel, text: &str, out: &mut Vec<Value>) {
+    fn text(&mut self, channel: Channel, text: String, out: &mut Vec<ResponseEvent>) {
         let mut open = match self.open.take() {
             Some(open) if open.channel == channel => open,
             other => {
@@ -226,16 +234,18 @@ impl ResponseFold {
             }
         };
         let mut delta = open.place();
-        delta["delta"] = text.into();
         if channel == Channel::Output {
             delta["logprobs"] = json!([]);
         }
-        self.put(&format!("response.{}.delta", open.part_type()), delta, out);
-        open.text += text;
+        // No event shares the text before it is complete, so this does not copy it.
+        Arc::make_mut(&mut open.text).push_str(&text);
+        let event_type = format!("response.{}.delta", open.part_type());
+        let text = JsonPieces::text(Arc::new(text));
+        self.put(&event_type, delta, [("delta", text)], out);
         self.open = Some(open);
     }
 
-    fn begin_item(&mut self, channel: Channel, out: &mut Vec<Value>) -> OpenItem {
+    fn begin_item(&mut self, channel: Channel, out: &mut Vec<ResponseEvent>) -> OpenItem {
         let index = self.begun;
         self.begun += 1;
         let prefix = match channel {
@@ -246,67 +256,70 @@ impl ResponseFold {
             channel,
             index,
             id: format!("{prefix}_{}_{index}", self.job),
-            text: String::new(),
+            text: Arc::default(),
         };
-        let mut item = open.item("in_progress");
-        item["content"] = json!([]);
-        self.put(
-            "response.output_item.added",
-            json!({"output_index": index, "item": item}),
-            out,
-        );
-        let mut part = open.place();
-        part["part"] = open.part();
-        self.put("response.content_part.added", part, out);
+        let item = open.item_with("in_progress", []);
+        self.put_item("response.output_item.added", index, item, out);
+        let part = [("part", open.part())];
+        self.put("response.content_part.added", open.place(), part, out);
         open
     }
 
     /// Ends the open item.
-    fn end_item(&mut self, status: &str, out: &mut Vec<Value>) {
+    fn end_item(&mut self, status: &str, out: &mut Vec<ResponseEvent>) {
         let Some(open) = self.open.take() else { return };
-        let mut text = open.place();
-        text["text"] = open.text.as_str().into();
+        let mut done = open.place();
         if open.channel == Channel::Output {
-            text["logprobs"] = json!([]);
+            done["logprobs"] = json!([]);
         }
-        self.put(&format!("response.{}.done", open.part_type()), text, out);
-        let mut part = open.place();
-        part["part"] = open.part();
-        self.put("response.content_part.done", part, out);
+        let event_type = format!("response.{}.done", open.part_type());
+        let text = JsonPieces::text(Arc::clone(&open.text));
+        self.put(&event_type, done, [("text", text)], out);
+        let part = [("part", open.part())];
+        self.put("response.content_part.done", open.place(), part, out);
         let item = open.item(status);
-        let done = json!({"output_index": open.index, "item": item});
-        self.put("response.output_item.done", done, out);
+        self.put_item("response.output_item.done", open.index, item.clone(), out);
         self.keep(item);
     }
 
     /// A complete tool call in the form of a chat completion.
-    fn call(&mut self, call: &Value, out: &mut Vec<Value>) {
+    fn call(&mut self, mut call: Value, out: &mut Vec<ResponseEvent>) {
         let index = self.begun;
         self.begun += 1;
-        let function = &call["function"];
-        let arguments = function["arguments"].as_str().unwrap_or_default();
-        let id = format!("fc_{}_{index}", self.job);
-        let item = |status: &str, arguments: &str| {
-            json!({
-                "type": "function_call", "id": id, "call_id": call["id"], "name": function["name"],
-                "arguments": arguments, "status": status,
-            })
+        let mut function = taken(&mut call, "function");
+        let arguments = taken(&mut function, "arguments");
+        let arguments = if arguments.is_string() {
+            JsonPieces::of(arguments)
+        } else {
+            JsonPieces::text(Arc::default())
         };
-        let added = json!({"output_index": index, "item": item("in_progress", "")});
-        self.put("response.output_item.added", added, out);
-        let delta = json!({"item_id": id, "output_index": index, "delta": arguments});
-        self.put("response.function_call_arguments.delta", delta, out);
-        let done = json!({
-            "item_id": id, "output_index": index, "name": function["name"], "arguments": arguments,
-        });
-        self.put("response.function_call_arguments.done", done, out);
+        let name = JsonPieces::of(taken(&mut function, "name"));
+        let call_id = JsonPieces::of(taken(&mut call, "id"));
+        let id = format!("fc_{}_{index}", self.job);
+        let item = |status: &str, arguments: JsonPieces| {
+            let item = json!({"type": "function_call", "id": id, "status": status});
+            let call_id = ("call_id", call_id.clone());
+            let name = ("name", name.clone());
+            JsonPieces::object(item, [call_id, name, ("arguments", arguments)])
+        };
+        let added = item("in_progress", JsonPieces::text(Arc::default()));
+        self.put_item("response.output_item.added", index, added, out);
+        let place = || json!({"item_id": id, "output_index": index});
+        let delta = [("delta", arguments.clone())];
+        self.put(
+            "response.function_call_arguments.delta",
+            place(),
+            delta,
+            out,
+        );
+        let done = [("name", name.clone()), ("arguments", arguments.clone())];
+        self.put("response.function_call_arguments.done", place(), done, out);
         let item = item("completed", arguments);
-        let done = json!({"output_index": index, "item": item});
-        self.put("response.output_item.done", done, out);
+        self.put_item("response.output_item.done", index, item.clone(), out);
         self.keep(item);
     }
 
-    fn done(&mut self, usage: Option<&Value>, reason: Option<&str>, out: &mut Vec<Value>) {
+    fn done(&mut self, usage: Option<&Value>, reason: Option<&str>, out: &mut Vec<ResponseEvent>) {
         match reason {
             Some("length") => self.set_incomplete("max_output_tokens"),
             Some("content_filter") => self.set_incomplete("content_filter"),
@@ -322,24 +335,45 @@ impl ResponseFold {
         }
     }
 
-    fn end(&mut self, status: &'static str, event_type: &str, out: &mut Vec<Value>) {
+    fn end(&mut self, status: &'static str, event_type: &str, out: &mut Vec<ResponseEvent>) {
         self.status = status;
         self.put_response(event_type, out);
         self.is_ended = true;
     }
 
-    fn put_response(&mut self, event_type: &str, out: &mut Vec<Value>) {
-        let mut event = json!({});
-        event["response"] = self.object(self.items.clone());
-        self.put(event_type, event, out);
+    fn put_response(&mut self, event_type: &str, out: &mut Vec<ResponseEvent>) {
+        let response = self.object(self.items.clone());
+        self.put(event_type, json!({}), [("response", response)], out);
     }
 
-    /// Adds an event with these fields.
-    fn put(&mut self, event_type: &str, mut event: Value, out: &mut Vec<Value>) {
-        event["type"] = event_type.into();
-        event["sequence_number"] = self.next_number.into();
+    fn put_item(
+        &mut self,
+        event_type: &str,
+        index: u64,
+        item: JsonPieces,
+        out: &mut Vec<ResponseEvent>,
+    ) {
+        let place = json!({"output_index": index});
+        self.put(event_type, place, [("item", item)], out);
+    }
+
+    /// Adds an event with these fields, and those that `event` has.
+    fn put<const N: usize>(
+        &mut self,
+        event_type: &str,
+        mut event: Value,
+        fields: [(&str, JsonPieces); N],
+        out: &mut Vec<ResponseEvent>,
+    ) {
+        let number = self.next_number;
         self.next_number += 1;
-        out.push(event);
+        event["type"] = event_type.into();
+        event["sequence_number"] = number.into();
+        out.push(ResponseEvent {
+            event_type: event_type.to_owned(),
+            number,
+            json: JsonPieces::object(event, fields),
+        });
     }
 }
 
@@ -372,25 +406,33 @@ impl OpenItem {
         json!({"item_id": self.id, "output_index": self.index, "content_index": 0})
     }
 
-    fn part(&self) -> Value {
-        match self.channel {
-            Channel::Output => {
-                json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": []})
-            }
-            Channel::Reasoning => json!({"type": "reasoning_text", "text": self.text}),
-        }
+    fn part(&self) -> JsonPieces {
+        let part = match self.channel {
+            Channel::Output => json!({"type": "output_text", "annotations": [], "logprobs": []}),
+            Channel::Reasoning => json!({"type": "reasoning_text"}),
+        };
+        let text = JsonPieces::text(Arc::clone(&self.text));
+        JsonPieces::object(part, [("text", text)])
     }
 
-    fn item(&self, status: &str) -> Value {
+    fn item(&self, status: &str) -> JsonPieces {
+        self.item_with(status, [self.part()])
+    }
+
+    fn item_with<const N: usize>(&self, status: &str, parts: [JsonPieces; N]) -> JsonPieces {
         let mut item = match self.channel {
             Channel::Output => json!({"type": "message", "role": "assistant"}),
             Channel::Reasoning => json!({"type": "reasoning", "summary": []}),
         };
         item["id"] = self.id.as_str().into();
         item["status"] = status.into();
-        item["content"] = json!([self.part()]);
-        item
+        JsonPieces::object(item, [("content", JsonPieces::array(parts))])
     }
+}
+
+/// A field of an object, which then is null; null if there is none.
+fn taken(object: &mut Value, name: &str) -> Value {
+    object.get_mut(name).map(Value::take).unwrap_or_default()
 }
 
 /// The usage of a chat completion under the names of a response.

@@ -205,7 +205,8 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
         let now = self.link.alarm.now();
         if self.comment_at <= now {
             self.comment_at = now + COMMENT_EVERY;
-            if self.link.blocked_for().is_none() {
+            let is_within_frame = self.translator.as_ref().is_some_and(|t| t.has_more());
+            if self.link.blocked_for().is_none() && !is_within_frame {
                 self.put(COMMENT);
             }
         }
@@ -248,6 +249,7 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
             return Poll::Ready(Outcome::More);
         };
         if let Some(frames) = translator.next() {
+            self.link.is_large |= translator.is_large();
             self.put(&frames);
             return Poll::Ready(Outcome::More);
         }
@@ -291,6 +293,8 @@ impl<S: EventSource, T: AsyncRead + AsyncWrite + Unpin> EventStream<S, T> {
     /// would discard the last writes.
     async fn finish(&mut self) -> Result<(), Broken> {
         self.link.release();
+        // It has written everything, and may hold memory that others need.
+        self.translator = None;
         if self.is_chunked {
             self.link.output.put(LAST_CHUNK.to_vec());
         }
@@ -597,6 +601,84 @@ mod tests {
         let mut client = edge.open_translated(Some(translation)).await;
         assert_eq!(client.next().await.unwrap(), "failed");
         assert_eq!(client.next().await, None);
+    }
+
+    /// Writes one frame of many pieces for each event.
+    #[derive(Default)]
+    struct InPieces {
+        left: usize,
+    }
+
+    /// How many pieces each frame has, and the text of one.
+    const PIECES: usize = 200;
+    const PIECE: [u8; SOCKET] = [b'x'; SOCKET];
+
+    impl Translation for InPieces {
+        fn apply(&mut self, _: &Stored, out: &mut Vec<u8>) {
+            self.left = PIECES;
+            self.more(out);
+        }
+
+        fn has_more(&self) -> bool {
+            self.left > 0
+        }
+
+        fn more(&mut self, out: &mut Vec<u8>) {
+            if let Some(left) = self.left.checked_sub(1) {
+                self.left = left;
+                out.extend_from_slice(&PIECE);
+                if left == 0 {
+                    out.push(b'|');
+                }
+            }
+        }
+
+        fn missing(&mut self, _: Seq, _: Seq, _: &mut Vec<u8>) {}
+
+        fn close(&mut self, _: &mut Vec<u8>) {}
+
+        fn is_large(&self) -> bool {
+            true
+        }
+
+        fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    /// A stream whose frames are long, and its edge.
+    async fn open_in_pieces() -> (Edge, Client) {
+        let memory = MemoryLog::default();
+        memory.append(&job(), chunk("a"));
+        memory.append(&job(), Body::Cancelled {});
+        let edge = Edge::new(&memory, &CancellationToken::new(), Budget::unlimited());
+        let client = edge
+            .open_translated(Some(Box::new(InPieces::default())))
+            .await;
+        (edge, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_gets_a_frame_in_pieces_without_comments_in_it() {
+        let (_edge, mut client) = open_in_pieces().await;
+        let mut all = String::new();
+        while let Some(piece) = client.next().await {
+            all += &piece;
+            sleep(COMMENT_EVERY / 20).await;
+        }
+        let frame = "x".repeat(SOCKET * PIECES) + "|";
+        let frames: String = all.split(":\n").collect();
+        assert_eq!(frames.len(), 2 * frame.len());
+        for between in all.split(":\n").filter(|between| !between.is_empty()) {
+            assert!(between.ends_with('|'), "a comment is within a frame");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_a_large_translation_is_cut_off_sooner() {
+        let (_edge, mut client) = open_in_pieces().await;
+        sleep(ANSWER_WAIT * 2).await;
+        assert!(client.socket.write_u8(0).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

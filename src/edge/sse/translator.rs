@@ -12,8 +12,21 @@ use crate::wire::{Seq, Stored};
 /// Turns the events of one job into the frames of another protocol: a fold without I/O. What it
 /// writes depends only on the events.
 pub(in crate::edge) trait Translation: Send {
-    /// Appends the frames of the next event.
+    /// Appends the frames of the next event, or the beginning of them.
     fn apply(&mut self, event: &Stored, out: &mut Vec<u8>);
+
+    /// Whether frames of the last event are left. Only [`Self::more`] may follow then.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Appends some of what is left, if anything is: about [`TURN_BYTES`].
+    fn more(&mut self, _out: &mut Vec<u8>) {}
+
+    /// Whether what it holds takes scarce memory.
+    fn is_large(&self) -> bool {
+        false
+    }
 
     /// Appends a report that these events have expired.
     fn missing(&mut self, from: Seq, to: Seq, out: &mut Vec<u8>);
@@ -22,7 +35,8 @@ pub(in crate::edge) trait Translation: Send {
     /// final event.
     fn close(&mut self, out: &mut Vec<u8>);
 
-    /// Whether nothing follows: the job has ended, or an error was written before its end.
+    /// Whether nothing follows: the job has ended, or an error was written before its end, and no
+    /// frames are left.
     fn is_over(&self) -> bool;
 }
 
@@ -52,18 +66,30 @@ impl Translator {
     /// The frames of the next events, up to about [`TURN_BYTES`]; `None` when none wait.
     pub(in crate::edge) fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
+        self.translation.more(&mut out);
         while out.len() < TURN_BYTES
+            && !self.translation.has_more()
             && let Some(event) = self.waiting.pop_front()
         {
             self.translation.apply(&event, &mut out);
             self.translated.events += 1;
             self.translated.position = Some(Position::after(&event));
         }
-        self.translated.holds_large = out.len() > LARGE_EVENT;
+        self.translated.holds_large = out.len() > LARGE_EVENT || self.translation.has_more();
         if out.is_empty() {
             self.waiting = VecDeque::new();
         }
         (!out.is_empty()).then_some(out)
+    }
+
+    /// Whether the last frame is not complete: nothing else may be written before it is.
+    pub(in crate::edge) fn has_more(&self) -> bool {
+        self.translation.has_more()
+    }
+
+    /// See [`Translation::is_large`].
+    pub(in crate::edge) fn is_large(&self) -> bool {
+        self.translation.is_large()
     }
 
     /// Whether [`Self::release`] would drop something.

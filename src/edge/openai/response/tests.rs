@@ -8,7 +8,11 @@ fn folded(bodies: Vec<Body>) -> (ResponseFold, Vec<String>) {
     let mut fold = ResponseFold::new(job());
     let mut all = Vec::new();
     for stored in log(bodies) {
-        all.extend(fold.apply(&stored));
+        all.extend(
+            fold.apply(&stored)
+                .iter()
+                .map(|event| event.json.to_value()),
+        );
     }
     for (number, event) in all.iter().enumerate() {
         assert_eq!(event["sequence_number"], number);
@@ -92,7 +96,7 @@ fn reasoning_text_and_tool_calls_are_items_in_order() {
         2 output_item.done
         completed";
     assert_eq!(events, lines(expected));
-    let response = fold.snapshot();
+    let response = fold.snapshot().to_value();
     assert_eq!(
         (
             &response["status"],
@@ -120,7 +124,7 @@ fn an_attempt_that_supersedes_another_begins_new_items() {
         events.contains(&"1 output_text.delta new".to_owned()),
         "{events:?}"
     );
-    let output = &fold.snapshot()["output"];
+    let output = &fold.snapshot().to_value()["output"];
     assert_eq!(output.as_array().unwrap().len(), 1);
     assert_eq!(output[0]["content"][0]["text"], "new");
 }
@@ -141,19 +145,22 @@ fn each_end_has_its_status_and_its_event() {
         let (mut fold, events) =
             folded(vec![queued(), started(), chunk(Channel::Output, "a"), end]);
         assert_eq!(events.last().unwrap(), event);
-        assert_eq!(fold.snapshot()["status"], status);
+        assert_eq!(fold.snapshot().to_value()["status"], status);
         assert!(fold.close().is_empty());
     }
 }
 
 #[test]
 fn a_response_that_runs_has_the_text_so_far() {
-    assert_eq!(folded(vec![queued()]).0.snapshot()["status"], "queued");
+    assert_eq!(
+        folded(vec![queued()]).0.snapshot().to_value()["status"],
+        "queued"
+    );
     let (mut fold, _) = folded(vec![queued(), started(), chunk(Channel::Output, "a")]);
-    let response = fold.snapshot();
+    let response = fold.snapshot().to_value();
     assert_eq!(response["status"], "in_progress");
     assert_eq!(response["output"][0]["content"][0]["text"], "a");
-    assert_eq!(fold.close()[0]["type"], "error");
+    assert_eq!(fold.close()[0].event_type, "error");
 }
 
 /// The response of a log whose events up to `expired` are missing.
@@ -165,7 +172,7 @@ fn folded_after(expired: u64, bodies: Vec<Body>) -> Value {
             fold.apply(&stored);
         }
     }
-    fold.snapshot()
+    fold.snapshot().to_value()
 }
 
 #[test]
@@ -207,7 +214,7 @@ fn an_event_that_cannot_be_decoded_does_not_leave_a_response_whole_or_running() 
         for stored in damaged(bodies.clone(), 4, event_type) {
             fold.apply(&stored);
         }
-        let response = fold.snapshot();
+        let response = fold.snapshot().to_value();
         assert_eq!(response["status"], status);
         assert_eq!(response["output"][0]["status"], "incomplete");
         assert!(fold.close().is_empty());
