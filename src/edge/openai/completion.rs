@@ -217,12 +217,16 @@ impl CompletionChunks {
             return Ok(());
         };
         for call in calls {
+            // A worker may write anything there; clients expect objects.
+            let Value::Object(fields) = call else {
+                continue;
+            };
             let text = call.to_string();
             if self.calls.push(&text)? != text {
                 continue;
             }
-            let mut call = call.clone();
-            call["index"] = self.call_count.into();
+            let mut call = fields.clone();
+            call.insert("index".into(), self.call_count.into());
             self.call_count += 1;
             self.put_delta(json!({"tool_calls": [call]}), &Value::Null, chunks);
         }

@@ -198,7 +198,10 @@ impl EventBlocks {
 
     fn put(&mut self, events: Vec<ResponseEvent>) {
         let after = self.after;
-        let is_new = |event: &ResponseEvent| after.is_none_or(|after| event.number > after);
+        let is_new = |event: &ResponseEvent| {
+            // Without the error, the end of a stream that resumes would look like that of the response.
+            event.event_type == "error" || after.is_none_or(|after| event.number > after)
+        };
         for event in events.into_iter().filter(is_new) {
             let head = format!("event: {}\ndata: ", event.event_type);
             self.pending.put(&head);
@@ -210,12 +213,14 @@ impl EventBlocks {
 
 impl Translation for EventBlocks {
     fn apply(&mut self, event: &Stored, out: &mut Vec<u8>) {
-        let events = self.fold.apply(event);
-        self.put(events);
-        if reserve(&mut self.reservation, self.fold.size()).is_err() {
-            let events = self.fold.close();
-            self.put(events);
+        let before = self.fold.size();
+        let mut events = self.fold.apply(event);
+        // The last events of what is superseded hold it until they are written.
+        let size = self.fold.size().max(before);
+        if reserve(&mut self.reservation, size).is_err() && !self.fold.is_ended() {
+            events = self.fold.close();
         }
+        self.put(events);
         self.pending.write_to(out);
     }
 
@@ -256,20 +261,27 @@ mod tests {
     use crate::edge::openai::test_log::{job, log};
     use crate::wire::limits::OUTPUT_MAX;
     use crate::wire::{Body, Channel};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn blocks(memory: &Memory, after: Option<u64>) -> EventBlocks {
         EventBlocks::new(job(), memory.answers.empty(0), after)
     }
 
-    /// A log with `count` chunks of this text.
-    fn log_of(text: &str, count: usize) -> Vec<Stored> {
-        let chunk = Body::Chunk {
+    fn queued() -> Body {
+        Body::queued("k".parse().unwrap(), Value::Null)
+    }
+
+    fn chunk(text: &str) -> Body {
+        Body::Chunk {
             text: text.into(),
             channel: Channel::Output,
-        };
-        let mut bodies = vec![Body::queued("k".parse().unwrap(), Value::Null)];
-        bodies.extend(vec![chunk; count]);
+        }
+    }
+
+    /// A log with `count` chunks of this text.
+    fn log_of(text: &str, count: usize) -> Vec<Stored> {
+        let mut bodies = vec![queued()];
+        bodies.extend(vec![chunk(text); count]);
         bodies.push(Body::Done {
             usage: None,
             finish_reason: None,
@@ -337,6 +349,52 @@ mod tests {
         // Twice the text, and little more; not each event's copy of it.
         let used = memory.whole.used();
         assert!((1_600_000..1_610_000).contains(&used), "{used}");
+    }
+
+    #[test]
+    fn a_superseded_text_is_counted_until_its_last_events_are_written() {
+        let memory = Memory::new(Budget::unlimited());
+        let mut blocks = blocks(&memory, None);
+        let started = Body::Started {
+            kind: "k".parse().unwrap(),
+            worker: "w".into(),
+            continues: false,
+        };
+        let text = "x".repeat(400_000);
+        let stored = log(vec![queued(), chunk(&text), started.clone(), started]);
+        written(&mut blocks, &stored[..2]);
+        let mut piece = Vec::new();
+        blocks.apply(&stored[2], &mut piece);
+        assert!(blocks.has_more());
+        assert!(memory.whole.used() >= 800_000, "{}", memory.whole.used());
+        while blocks.has_more() {
+            piece.clear();
+            blocks.more(&mut piece);
+        }
+        blocks.apply(&stored[3], &mut piece);
+        assert!(memory.whole.used() < 10_000, "{}", memory.whole.used());
+    }
+
+    #[test]
+    fn a_client_that_resumes_gets_the_error_that_ends_its_stream() {
+        let mut blocks = blocks(&Memory::new(Budget::unlimited()), Some(100));
+        let mut out = Vec::new();
+        blocks.missing(Seq(1), Seq(2), &mut out);
+        let all = events(&String::from_utf8(out).unwrap());
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].0, "error");
+    }
+
+    #[test]
+    fn an_event_that_makes_the_response_too_large_is_not_written() {
+        let calls = Body::Data {
+            data: json!({"tool_calls": vec![0; 100_000]}),
+        };
+        let memory = Memory::new(Budget::unlimited());
+        let stored = log(vec![queued(), calls]);
+        let all = events(&written(&mut blocks(&memory, None), &stored));
+        let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["response.created", "response.queued", "error"]);
     }
 
     #[test]

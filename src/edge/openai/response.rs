@@ -14,6 +14,7 @@ use super::error::OpenAiProblem;
 use super::job::held;
 use crate::edge::json_pieces::JsonPieces;
 use crate::source::LogFold;
+use crate::wire::limits::OUTPUT_MAX;
 use crate::wire::{Body, Channel, Event, JobFailure, JobId, Seq, Stored};
 
 /// A response as far as the log has it.
@@ -75,7 +76,8 @@ impl ResponseFold {
         }
     }
 
-    /// The response events of the next event.
+    /// The response events of the next event. If it has too many tool calls, the others are left out, and
+    /// the size is more than [`OUTPUT_MAX`].
     pub(super) fn apply(&mut self, stored: &Stored) -> Vec<ResponseEvent> {
         let mut out = Vec::new();
         if self.is_ended {
@@ -183,6 +185,10 @@ impl ResponseFold {
                 match data.get_mut("tool_calls") {
                     Some(Value::Array(calls)) => {
                         for call in mem::take(calls) {
+                            // Each becomes hundreds of bytes, and may have two in the log.
+                            if self.size() > OUTPUT_MAX {
+                                break;
+                            }
                             self.call(call, out);
                         }
                     }

@@ -360,3 +360,13 @@ fn the_size_of_a_completion_counts_its_text_and_what_its_values_hold() {
     let calls = vec![call("f"), output("abc"), started(false), output("de")];
     assert_eq!(size_of_log(calls), 2);
 }
+
+#[test]
+fn a_tool_call_that_is_no_object_is_left_out() {
+    let calls = Body::Data {
+        data: json!({"tool_calls": [0, null, "x", [], {"id": "c"}]}),
+    };
+    let delta = json!({"tool_calls": [{"id": "c", "index": 0}], "role": "assistant"});
+    let chunks = chunks(vec![queued(), calls], 0);
+    assert_eq!(chunks, [delta.to_string()]);
+}

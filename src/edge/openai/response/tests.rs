@@ -237,3 +237,19 @@ fn the_size_of_a_response_counts_its_text_and_its_items() {
     let superseded = [bodies, vec![started()]].concat();
     assert_eq!(folded(superseded).0.size(), empty);
 }
+
+#[test]
+fn many_tool_calls_make_a_response_too_large_and_not_much_larger() {
+    let calls = Body::Data {
+        data: json!({"tool_calls": vec![0; 100_000]}),
+    };
+    let mut fold = ResponseFold::new(job());
+    for stored in log(vec![queued(), started(), calls]) {
+        fold.apply(&stored);
+    }
+    let size = fold.size();
+    assert!(
+        (OUTPUT_MAX + 1..OUTPUT_MAX + 4096).contains(&size),
+        "{size}"
+    );
+}
