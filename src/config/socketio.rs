@@ -42,7 +42,8 @@ pub const ASKED_BYTES_MAX: usize = 4 * BODY_MAX;
 /// How many attachments of one emit over a WebSocket are read before it is refused. Requests have
 /// none; a client that sends binary data by mistake sends a few, or an array of them.
 pub const ATTACHMENTS_MAX: usize = 1024;
-/// How many replies may wait to be sent to a client before its next request is read.
+/// How many replies may wait to be sent to a client before its next request is read, and how many of the
+/// cursors that it joins with are refused one by one.
 pub const REPLIES_MAX: usize = 64;
 /// How long a client may take to join after it has connected: one more request over a slow line.
 pub const JOIN_WAIT: Duration = Duration::from_secs(20);

@@ -91,8 +91,12 @@ impl<R: Send + 'static> ConnectedClient<R> {
     }
 
     /// See [`App::admit_submission`].
-    pub(super) fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
-        self.app.admit_submission(input)
+    pub(super) fn admit_submission(
+        &self,
+        input: usize,
+        frame: usize,
+    ) -> Result<SplitReservation, Refusal> {
+        self.app.admit_submission(input, frame)
     }
 
     /// Handles a frame; a submission holds the reservation until it is queued. Returns an immediate

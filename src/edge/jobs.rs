@@ -21,6 +21,7 @@ use super::error::Problem;
 use super::memory::SplitReservation;
 use super::quota::{JobInFlight, SubjectUsage};
 use crate::auth::Operation;
+use crate::budget::LimitReached;
 use crate::config::{OPEN_WAIT, QUOTA_PROBES};
 use crate::nats::{CancelOutcome, PurgeOutcome, QueueUsage, SubmitOutcome};
 use crate::session::until_ended;
@@ -100,10 +101,16 @@ impl App {
         Ok(self.shared.memory().submits.reserve(bytes)?)
     }
 
-    /// The same, as the answer to a frame.
-    pub(super) fn admit_submission(&self, input: usize) -> Result<SplitReservation, Refusal> {
-        let reserved = self.reserve_submission(input);
-        reserved.map_err(|problem| Refusal::new(problem.code(), problem.message()))
+    /// The same and `frame` bytes, as the answer to a frame of that size: its other fields are kept, too.
+    pub(super) fn admit_submission(
+        &self,
+        input: usize,
+        frame: usize,
+    ) -> Result<SplitReservation, Refusal> {
+        let bytes = submission_memory(input) + frame;
+        let reserved = self.shared.memory().submits.reserve(bytes);
+        reserved
+            .map_err(|LimitReached| Refusal::new(Code::Overloaded, Code::Overloaded.info().text))
     }
 
     /// Submits a job, and holds the reservation of the request until it is queued.

@@ -168,6 +168,10 @@ async fn poll(app: &App, session: Arc<EngineSession>, mark: String, request: Req
         response = call(app, request) => response,
         () = waiting.when_cut() => return session_ended(app),
     };
+    // The `connect_error` of a client that should connect again may be ready.
+    if session.traffic.is_cut() && !session.has_joined() {
+        return session_ended(app);
+    }
     let response = if response.status() == StatusCode::OK {
         counted(response, &session.traffic).await
     } else {

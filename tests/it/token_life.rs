@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::support::broker::Broker;
-use crate::support::http::http;
+use crate::support::http::{exchange, get, http};
 use crate::support::http_server::{Exchange, Server};
 use crate::support::link::{Flow, Link};
 use crate::support::sse::{Item, Sse};
@@ -728,6 +728,31 @@ async fn edge_with_keys_of(system: &System, own: TokenKeys, server: &Server) -> 
             ..EdgeSettings::default()
         })
         .await
+}
+
+/// After a `connect_error`, a Socket.IO library would not connect again by itself.
+#[tokio::test]
+async fn a_socketio_client_whose_token_cannot_be_checked_yet_is_cut_off_without_a_refusal() {
+    let system = System::on(Broker::shared_one()).await;
+    let server = Server::start(|mut exchange: Exchange| async move {
+        exchange.answer("500 Oops", JSON, "").await;
+    })
+    .await;
+    let edge = edge_with_keys_of(&system, TokenKeys::default(), &server).await;
+    let token = Issuer::with_keys(1).token(0);
+    let refused = TokenSocket::join(&edge.addr, Sends::Frame, &token).await;
+    assert_eq!(refused.err().as_deref(), Some("disconnected"));
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let (_, open) = get(&edge.addr, path, "").await;
+    let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
+    let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
+    let join = format!("40{}", json!({"token": token}));
+    let ((polled, body), _) = tokio::join!(
+        get(&edge.addr, &path, ""),
+        exchange(&edge.addr, "POST", &path, "", join.as_bytes()),
+    );
+    assert!(polled.starts_with("HTTP/1.1 400 "), "{polled}{body}");
+    system.end().await;
 }
 
 #[tokio::test]

@@ -118,11 +118,17 @@ async fn admit(
     if session.access.get().is_some() {
         return Ok(());
     }
-    let host = session
-        .host
-        .upgrade()
-        .ok_or(JoinRefused(Code::Restarting))?;
-    let access = host.admit(token, auth).await.map_err(JoinRefused)?;
+    let admitted = match session.host.upgrade() {
+        Some(host) => host.admit(token, auth).await,
+        None => Err(Code::Restarting),
+    };
+    let access = admitted.map_err(|code| {
+        if code.info().retry {
+            // After a `connect_error`, the client's library would not connect again by itself.
+            session.traffic.cut();
+        }
+        JoinRefused(code)
+    })?;
     // A client joins once.
     let _ = session.access.set(access);
     Ok(())

@@ -115,6 +115,10 @@ impl EngineSession {
         self.traffic.count_request();
     }
 
+    pub(super) fn has_joined(&self) -> bool {
+        self.requests.get().is_some()
+    }
+
     /// Whether a poll repeats the previous one. Browsers and HTTP libraries repeat a poll when a
     /// connection breaks; the first response may have been lost without the client's knowledge, so
     /// the session cannot continue.
@@ -222,8 +226,14 @@ mod tests {
         let handshake = Handshakes::default().start(address).unwrap();
         let slot = FairSlots::new(4).acquire(address).unwrap();
         let session = EngineSession::new(Weak::<App>::new(), handshake, slot, None);
-        assert_eq!(session.traffic.requests(), 0);
+        assert_eq!(
+            (session.traffic.requests(), session.has_joined()),
+            (0, false)
+        );
         session.join();
-        assert_eq!(session.traffic.requests(), 1);
+        assert_eq!(
+            (session.traffic.requests(), session.has_joined()),
+            (1, true)
+        );
     }
 }

@@ -11,7 +11,7 @@ use socketioxide::adapter::Adapter;
 use socketioxide::handler::{FromConnectParts, FromMessageParts, Value as Payload};
 use socketioxide::socket::Socket;
 
-use crate::config::WATCHES_MAX;
+use crate::config::{REPLIES_MAX, WATCHES_MAX};
 use crate::wire::limits::{ID_MAX, TOKEN_MAX};
 use crate::wire::{BearerToken, ClientFrame, Code, Refusal, RequestRef, Start, job_id, start};
 
@@ -233,12 +233,16 @@ impl JoinRequest {
                 watches: Vec::new(),
             };
         };
-        let compact = match compact.map(RawValue::get) {
-            None | Some("false") => Some(false),
-            Some("true") => Some(true),
-            Some(_) => None,
-        };
         let refuse = |code, message| vec![Err(refusal(code, message, RequestRef::default()))];
+        let compact = match compact.map(RawValue::get) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => {
+                return Self {
+                    watches: refuse(Code::BadRequest, "`compact` must be a boolean."),
+                };
+            }
+        };
         let mut reader = serde_json::Deserializer::from_str(cursors.get());
         let watches = match reader.deserialize_map(JoinCursors { compact }) {
             Ok(Some(watches)) => watches,
@@ -254,8 +258,7 @@ impl JoinRequest {
 
 /// Reads where to start in each job; `None` if there are more than [`WATCHES_MAX`].
 struct JoinCursors {
-    /// Whether the client wants compacted events; `None` if it sent something else than a boolean.
-    compact: Option<bool>,
+    compact: bool,
 }
 
 impl<'de> Visitor<'de> for JoinCursors {
@@ -267,20 +270,30 @@ impl<'de> Visitor<'de> for JoinCursors {
 
     fn visit_map<A: MapAccess<'de>>(self, mut cursors: A) -> Result<Self::Value, A::Error> {
         let mut watches = Vec::new();
+        let mut jobs = 0;
+        let mut refused = 0;
         while let Some((job, position)) = cursors.next_entry::<String, &RawValue>()? {
-            if watches.len() == WATCHES_MAX {
+            if jobs == WATCHES_MAX {
                 while cursors.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 return Ok(None);
             }
-            watches.push(watch(&job, position.get(), self.compact));
+            jobs += 1;
+            let watch = watch(&job, position.get(), self.compact);
+            refused += usize::from(watch.is_err());
+            // The refusals are replies, and all of them wait for the client at once.
+            if watch.is_ok() || refused <= REPLIES_MAX {
+                watches.push(watch);
+            }
+        }
+        if refused > REPLIES_MAX {
+            watches.push(Err(bad("More `cursors` were refused than have answers.")));
         }
         Ok(Some(watches))
     }
 }
 
-fn watch(job: &str, position: &str, compact: Option<bool>) -> Result<ClientFrame, Refusal> {
+fn watch(job: &str, position: &str, compact: bool) -> Result<ClientFrame, Refusal> {
     let read = || -> Result<ClientFrame, Refusal> {
-        let compact = compact.ok_or_else(|| bad("`compact` must be a boolean."))?;
         Ok(ClientFrame::Watch {
             job: job_id(job)?,
             start: start_at(position)?,
@@ -478,7 +491,23 @@ mod tests {
     }
 
     #[test]
-    fn compact_is_a_boolean_for_each_job_of_a_join() {
+    fn few_bad_cursors_of_a_join_are_refused_one_by_one_and_the_good_ones_are_watched() {
+        let join = |bad: usize| {
+            let jobs: Vec<_> = (0..bad).map(|n| format!(r#""j{n}":"x""#)).collect();
+            joined(&format!(r#""cursors":{{{},"good":null}}"#, jobs.join(",")))
+        };
+        let mut codes = vec![Code::BadCursor; REPLIES_MAX];
+        assert_eq!(join(REPLIES_MAX), (1, codes.clone()));
+        codes.push(Code::BadRequest);
+        for more in [1, 2] {
+            assert_eq!(join(REPLIES_MAX + more), (1, codes.clone()));
+        }
+        assert_eq!(join(WATCHES_MAX - 1), (1, codes));
+        assert_eq!(join(WATCHES_MAX), (0, vec![Code::TooManyWatches]));
+    }
+
+    #[test]
+    fn compact_is_a_boolean_for_all_jobs_of_a_join() {
         let jobs = r#""cursors":{"j":null,"k":1}"#;
         for compact in ["null", "true", "false", " true "] {
             let fields = format!(r#"{jobs},"compact":{compact}"#);
@@ -486,7 +515,7 @@ mod tests {
         }
         for compact in ["1", r#""true""#, "[true]", "{}"] {
             let fields = format!(r#""compact":{compact},{jobs}"#);
-            let refused = (0, vec![Code::BadRequest; 2]);
+            let refused = (0, vec![Code::BadRequest]);
             assert_eq!(joined(&fields), refused, "{compact}");
         }
         assert_eq!(joined(r#""compact":7"#), (0, vec![]), "no job needs it");

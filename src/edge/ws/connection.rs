@@ -104,7 +104,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             if message.encoding != self.encoding {
                 return Err(Disconnect::Close(Code::UnsupportedMediaType));
             }
-            let admit = |input| self.client.admit_submission(input);
+            let size = message.bytes.len();
+            let admit = |input| self.client.admit_submission(input, size);
             let answer = match ClientFrame::parse_admitted(&message.bytes, self.encoding, admit) {
                 Ok((frame, reservation)) => self.client.handle(frame, reservation, ()),
                 Err(refusal) => Some((error_frame(refusal), ())),

@@ -223,7 +223,7 @@ impl TokenSocket {
     /// Connects and joins.
     ///
     /// # Errors
-    /// The message of `connect_error`, or the code of the HTTP response.
+    /// The message of `connect_error`, the code of the HTTP response, or `disconnected`.
     pub async fn join(addr: &str, sends: Sends, token: &str) -> Result<Self, String> {
         let url = format!("ws://{addr}/socket.io/?EIO=4&transport=websocket");
         let mut request = url.into_client_request().unwrap();
@@ -246,7 +246,9 @@ impl TokenSocket {
             Sends::Nothing | Sends::Header | Sends::Subprotocol => String::new(),
         };
         client.send(&format!("40{auth}")).await;
-        let joined = client.packet().await.unwrap();
+        let Some(joined) = client.packet().await else {
+            return Err("disconnected".to_owned());
+        };
         if let Some(error) = joined.strip_prefix("44") {
             let error: Value = serde_json::from_str(error).unwrap();
             return Err(error["message"].as_str().unwrap().to_owned());
