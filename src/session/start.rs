@@ -37,7 +37,7 @@ pub(super) async fn verify_cursor<S: EventSource>(
         return Ok(event.event_type.is_end());
     }
     if let At::Event(event) = source
-        .at(feed.job(), cursor.stream_seq, Replica::Any)
+        .at_claimed(feed.job(), cursor.stream_seq, Replica::Any)
         .await?
         && event.cursor() == cursor
     {
@@ -45,7 +45,7 @@ pub(super) async fn verify_cursor<S: EventSource>(
     }
     // A replica may lag; only the leader knows that the event is not there.
     match source
-        .at(feed.job(), cursor.stream_seq, Replica::Leader)
+        .at_claimed(feed.job(), cursor.stream_seq, Replica::Leader)
         .await?
     {
         At::Event(event) if event.cursor() == cursor => Ok(event.event_type.is_end()),
