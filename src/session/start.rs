@@ -30,10 +30,10 @@ pub(super) async fn verify_cursor<S: EventSource>(
     cursor: Cursor,
 ) -> Result<bool, SessionError> {
     let feed = watch.feed();
-    if let Some(event) = feed
-        .find(cursor.seq)
-        .filter(|event| event.cursor() == cursor)
-    {
+    let held = feed.find(cursor.seq).map(|event| event.meta());
+    // The newest event is known even if there is no room for it.
+    let known = held.or_else(|| feed.last());
+    if let Some(event) = known.filter(|event| event.cursor == cursor) {
         return Ok(event.event_type.is_end());
     }
     if let At::Event(event) = source
