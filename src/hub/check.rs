@@ -62,3 +62,42 @@ pub(super) fn contradicts(ours: Cursor, copy: &Stored) -> bool {
     let order = copy.seq.cmp(&ours.seq);
     order.is_eq() && copy.cursor() != ours || order != copy.stream_seq.cmp(&ours.stream_seq)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::memory::{chunk, job};
+    use crate::wire::{Event, Seq};
+
+    #[test]
+    fn only_copies_that_cannot_be_of_the_same_log_contradict_the_newest_event() {
+        let event = |seq, stream_seq, text: &str| {
+            let event = Event {
+                body: chunk(text),
+                job: job(),
+                seq: Seq(seq),
+                attempt: 1,
+                ts: 1,
+            };
+            Stored::decode(&job(), stream_seq, event.encode().unwrap()).unwrap()
+        };
+        let ours = event(5, 50, "x").cursor();
+        for (seq, stream_seq, text, expected) in [
+            (5, 50, "x", false),
+            (4, 40, "x", false),
+            (6, 60, "x", false),
+            (5, 50, "y", true),
+            (5, 51, "x", true),
+            (6, 50, "x", true),
+            (6, 40, "x", true),
+            (4, 60, "x", true),
+        ] {
+            let copy = event(seq, stream_seq, text);
+            assert_eq!(
+                contradicts(ours, &copy),
+                expected,
+                "{seq} {stream_seq} {text}"
+            );
+        }
+    }
+}

@@ -32,6 +32,15 @@ impl EventSource for Reader {
         stream_seq: StreamSeq,
         from: Replica,
     ) -> Result<At, Unavailable> {
+        self.log.at_replica(job, stream_seq, from).await
+    }
+
+    async fn at_claimed(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> Result<At, Unavailable> {
         self.look_up(job, stream_seq, from).await
     }
 

@@ -22,7 +22,7 @@ use super::{api, info, names};
 use crate::config::UNDECODABLE_MAX;
 use crate::metrics::{Histogram, HistogramValues};
 use crate::runtime::LazyTimer;
-use crate::source::{At, Unavailable};
+use crate::source::{At, Replica, Unavailable};
 use crate::wire::limits::{EVENT_MAX, MESSAGE_HEADERS_MAX};
 use crate::wire::{DecodeError, JobId, SegmentDigest, Stored, StreamSeq};
 
@@ -248,6 +248,19 @@ impl Log {
         match self.at_any(job, stream_seq).await? {
             At::NotYet | At::Removed => self.at_leader(job, stream_seq).await,
             there @ (At::Event(_) | At::Other) => Ok(there),
+        }
+    }
+
+    /// What is stored at a stream sequence of the job's shard, from this replica.
+    pub(super) async fn at_replica(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> Result<At, Unavailable> {
+        match from {
+            Replica::Any => self.at_any(job, stream_seq).await,
+            Replica::Leader => self.at_leader(job, stream_seq).await,
         }
     }
 

@@ -51,7 +51,8 @@ pub(super) struct Shard {
     slots: ReadSlots,
     /// Permission to start a replay from the leader.
     pub(super) leader_slots: ReadSlots,
-    /// Permission to look up an event in a replica, and in the leader.
+    /// Permission to look up an event that a client claims in a replica, and in the leader. Feeds need
+    /// none: one that checks its log delivers nothing meanwhile, and must not wait for clients.
     look_up_slots: ReadSlots,
     leader_look_up_slots: ReadSlots,
     pub(super) scan: SharedScan,
@@ -140,12 +141,7 @@ impl Reader {
         let read = || {
             let log = self.log.clone();
             let job = job.clone();
-            async move {
-                match from {
-                    Replica::Any => log.at_any(&job, stream_seq).await,
-                    Replica::Leader => log.at_leader(&job, stream_seq).await,
-                }
-            }
+            async move { log.at_replica(&job, stream_seq, from).await }
         };
         let shard = self.shard(job);
         let slots = match from {

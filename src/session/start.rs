@@ -30,14 +30,14 @@ pub(super) async fn verify_cursor<S: EventSource>(
     cursor: Cursor,
 ) -> Result<bool, SessionError> {
     let feed = watch.feed();
-    if let Some(event) = feed
-        .find(cursor.seq)
-        .filter(|event| event.cursor() == cursor)
-    {
+    let held = feed.find(cursor.seq).map(|event| event.meta());
+    // The newest event is known even if there is no room for it.
+    let known = held.or_else(|| feed.last());
+    if let Some(event) = known.filter(|event| event.cursor == cursor) {
         return Ok(event.event_type.is_end());
     }
     if let At::Event(event) = source
-        .at(feed.job(), cursor.stream_seq, Replica::Any)
+        .at_claimed(feed.job(), cursor.stream_seq, Replica::Any)
         .await?
         && event.cursor() == cursor
     {
@@ -45,7 +45,7 @@ pub(super) async fn verify_cursor<S: EventSource>(
     }
     // A replica may lag; only the leader knows that the event is not there.
     match source
-        .at(feed.job(), cursor.stream_seq, Replica::Leader)
+        .at_claimed(feed.job(), cursor.stream_seq, Replica::Leader)
         .await?
     {
         At::Event(event) if event.cursor() == cursor => Ok(event.event_type.is_end()),

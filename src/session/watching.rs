@@ -26,7 +26,7 @@ pub(super) struct Watching<S: EventSource> {
     pub(super) catch_up: Option<Box<CatchUp<S>>>,
     /// See [`Session::had_end`](super::Session::had_end).
     pub(super) had_end: bool,
-    /// Whether the job's end was delivered.
+    /// Whether the job's end was delivered, or reported in a gap.
     pub(super) ended: bool,
     pub(super) live_sent: bool,
     pub(super) end_sent: bool,
@@ -78,6 +78,10 @@ impl<S: EventSource> Watching<S> {
                     CaughtUp::Gap { from, to } => {
                         self.next_seq = to.successor();
                         self.hub.note_gap(self.next_seq.0 - from.0);
+                        // If the job's end is among them, nothing follows.
+                        let last = self.watch.feed().last();
+                        self.ended = last
+                            .is_some_and(|last| last.event_type.is_end() && last.cursor.seq <= to);
                         return Poll::Ready(Step::Gap { from, to });
                     }
                     CaughtUp::All => {}

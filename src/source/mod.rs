@@ -55,6 +55,17 @@ pub trait EventSource: Send + Sync + 'static {
         from: Replica,
     ) -> impl Future<Output = Result<At, Unavailable>> + Send;
 
+    /// [`Self::at`] for a position that a client claims: it waits for those of other clients, so that
+    /// many of them do not make the broker send as many large events at once.
+    fn at_claimed(
+        &self,
+        job: &JobId,
+        stream_seq: StreamSeq,
+        from: Replica,
+    ) -> impl Future<Output = Result<At, Unavailable>> + Send {
+        self.at(job, stream_seq, from)
+    }
+
     /// Reads the log, starting with the first call of [`Replay::next`].
     fn replay(&self, job: &JobId, span: Span) -> Self::Replay;
 

@@ -1,7 +1,8 @@
 //! Expired events: a session reports them as a gap, unless the feed's history still has them.
 
 use super::*;
-use crate::config::FEED_LINGER;
+use crate::config::{FEED_BYTES, FEED_LINGER, FEED_STEP};
+use crate::hub::Siblings;
 use crate::wire::Event;
 
 #[tokio::test(start_paused = true)]
@@ -174,4 +175,32 @@ async fn a_log_that_was_empty_when_it_was_read_causes_no_gap_in_later_events() {
         "{:?}",
         client.gaps
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_although_the_end_has_expired_and_is_not_in_memory() {
+    let memory = log_of(1);
+    let budget = Budget::new(FEED_BYTES + FEED_STEP);
+    let siblings = Siblings::default();
+    let hub = Hub::within(memory.clone(), Tasks::default(), budget, &siblings);
+    // It keeps the feed.
+    let mut first = Client::from_start(&hub).await;
+    first.until_live().await;
+    let end = Body::Done {
+        usage: None,
+        finish_reason: Some("x".repeat(100_000)),
+    };
+    let end = memory.append(&job(), end).cursor();
+    first.until_end().await;
+    memory.expire(&job(), Seq(2));
+    for (start, gaps) in [
+        (FROM_START, vec![(1, 2)]),
+        (Start::After(Seq(1)), vec![(2, 2)]),
+        (Start::After(Seq(2)), vec![]),
+        (Start::Cursor(end), vec![]),
+    ] {
+        let mut late = Client::open(&hub, start).await.unwrap();
+        late.until_end().await;
+        assert_eq!((late.received, late.gaps), (0, gaps));
+    }
 }

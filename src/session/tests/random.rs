@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 
 use super::*;
 use crate::budget::Budget;
-use crate::config::FEED_LINGER;
+use crate::config::{FEED_BYTES, FEED_LINGER, FEED_STEP};
 use crate::hub::Siblings;
 
 const SEEDS: u64 = 400;
@@ -30,8 +30,14 @@ impl Run {
         let memory = MemoryLog::default();
         // Two edges, or two threads of one.
         let siblings = [Siblings::default(), Siblings::default()];
+        // In a third of the runs, there is no room for a large event, not even for the newest one.
+        let limit = if seed.is_multiple_of(3) {
+            2 * (FEED_BYTES + FEED_STEP)
+        } else {
+            usize::MAX
+        };
         let edges = [0, (seed % 2) as usize].map(|of| {
-            let budget = Budget::unlimited();
+            let budget = Budget::new(limit);
             Hub::within(memory.clone(), Tasks::default(), budget, &siblings[of])
         });
         Self {
