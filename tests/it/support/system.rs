@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use tailwater::backend::{Backend, demo};
 use tailwater::budget::Budget;
 use tailwater::nats::{
-    CancelOutcome, EventWriter, Log, Names, Nats, Options, Queue, Recorder, Role, StreamSettings,
+    CancelOutcome, EventWriter, Log, Names, Nats, NatsError, Options, Queue, Recorder, Role,
+    StreamSettings,
 };
 use tailwater::runtime::Tasks;
 use tailwater::wire::{Body, JobId, JobState, Prefix, Seq, Stored, Submission};
 use tailwater::worker::{self, Worker};
 use tailwater::{edge, source};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::backends::Pieces;
@@ -151,8 +153,10 @@ impl System {
         let options = self.as_role(Role::Recorder);
         let stop = self.tasks.stop().clone();
         self.tasks.spawn(async move {
-            let nats = Nats::connect(&options).await.unwrap();
-            Recorder::open(&nats).await.unwrap().run(stop).await;
+            let opened = stop.run_until_cancelled(opened_recorder(&options)).await;
+            if let Some(recorder) = opened {
+                recorder.run(stop).await;
+            }
         });
     }
 
@@ -584,3 +588,19 @@ pub fn text(input: &Value) -> String {
 
 /// A secret for callbacks: 32 bytes.
 pub const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// Opens a recorder. A test may stop the broker before it is open.
+async fn opened_recorder(options: &Options) -> Recorder {
+    loop {
+        let opened = match Nats::connect(options).await {
+            Ok(nats) => Recorder::open(&nats).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(recorder) => return recorder,
+            Err(NatsError::Unreachable { .. } | NatsError::Unavailable(_)) => {}
+            Err(error) => panic!("a recorder: {error}"),
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
