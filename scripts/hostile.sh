@@ -7,7 +7,8 @@
 #   NAME...     run only these attacks
 # TAILWATER_PROGRAM is a program to test instead of building one.
 # Exits with 1 if an edge died; used for an attack more than its memory budget (64 MiB, the smallest) and 32 KiB for each
-# connection (128 KiB for one with a large head, 4 MiB for one of HTTP/2 with 128 requests); or still had more than 24 MiB of it
+# connection (128 KiB for one with a large head, 4 MiB for one of HTTP/2 with 128 requests), and 32 MiB for each thread while it
+# reads much of the log; or still had more than 24 MiB of it
 # 30 s later; if an attack failed or took more than 240 s, since the jobs of the honest clients end a minute after that; or if
 # honest clients lost their connections, or 1 of 100 events reached them later than twice the larger of 50 ms and the delay before
 # the attack (with --short, 500 ms instead of 50: the program is not optimized). Attackers run at nice 19: they share the

@@ -39,11 +39,13 @@ class Attack:
     kib_each: int
     # Whether the edge, and therefore the honest clients, use TLS.
     tls: bool
+    # Whether the edge reads much of the log for it: its connections to NATS then have 32 MiB on each thread.
+    reads: bool
 
 
-def attack(name, about, full, short=None, honest=True, kib_each=32, tls=False):
+def attack(name, about, full, short=None, honest=True, kib_each=32, tls=False, reads=False):
     def add(run):
-        ATTACKS.append(Attack(name, about, run, full, short, honest, kib_each, tls))
+        ATTACKS.append(Attack(name, about, run, full, short, honest, kib_each, tls, reads))
         return run
 
     return add
@@ -440,7 +442,17 @@ async def sio_attachments(rig, count):
 
     # No more at a time than there is room for.
     seen = await gather(count, one, at_once=12)
-@attack("ws-compact", "WebSockets that each watch many finished jobs, with their text merged, and never read", full=300, short=16)
+    await hold(rig)
+    return seen
+
+
+@attack(
+    "ws-compact",
+    "WebSockets that each watch many finished jobs, with their text merged, and never read",
+    full=300,
+    short=16,
+    reads=True,
+)
 async def ws_compact(rig, count):
     held = []
     watches = ({"op": "watch", "job": job, "compact": True} for job in rig.finished[:count])
@@ -521,6 +533,9 @@ async def sio_join_compact(rig, count):
     seen = await gather(count, one, at_once=4)
     if seen != Counter({"refused": count}):
         raise AssertionError(f"not all of {count} clients were refused: {dict(seen)}")
+    return seen
+
+
 @attack("ws-heavy-feeds", "one WebSocket that watches many queued jobs, each with an input of a megabyte as it is stored", full=200, short=100)
 async def ws_heavy_feeds(rig, count):
     # A number with a fraction takes 4 bytes as JSON and 9 in the log.

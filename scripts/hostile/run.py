@@ -124,6 +124,8 @@ async def measure(rig, attack, size, quiet, delay_min):
     if died:
         violations.append("the edge died")
     bound = MEMORY + attack.kib_each * (files - files_idle) / 1024
+    if attack.reads:
+        bound += 32 * os.cpu_count()
     if peak > idle + bound:
         violations.append(f"{peak - idle:.0f} MiB more than idle instead of {bound:.0f} MiB")
     if left > idle + LEFT_MAX:

@@ -9,6 +9,7 @@
 //!        ├─ submissions in progress   small, large      │ each up to its constant below,
 //!        ├─ answers                   small, large      │ or a quarter of --memory
 //!        ├─ event streams and WebSockets                ┘
+//!        ├─ watches beyond one for each connection      up to a quarter
 //!        ├─ Socket.IO clients                           up to an eighth
 //!        │   └─ write buffers                           up to half of that
 //!        └─ text that compacted watches merge           up to a sixteenth
@@ -57,6 +58,12 @@ pub const SOCKETS_PART: usize = 8;
 /// The part of that which large write buffers of the Socket.IO library may hold: half. They are held
 /// until the connections end, and the other half is always there for events that are being sent.
 pub const WRITE_BUFFERS_PART: usize = 2;
+/// About how many bytes a watch holds while it catches up, besides the events: measured with 4,800 of
+/// them. The first one of a connection is part of what the connection costs.
+pub const WATCH_BYTES: usize = 6 * 1024;
+/// The part of an edge's memory that the further watches of connections may hold: a quarter, which is
+/// 2,730 of them in the smallest budget.
+pub const WATCHES_PART: usize = 4;
 /// The part of an edge's memory that text of compacted watches may hold while it waits to be merged with
 /// more: a sixteenth, which is enough for 30 of them even in the smallest budget. A watch that finds no
 /// room sends what it has read so far: smaller events, but still far fewer than were stored.

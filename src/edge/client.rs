@@ -135,9 +135,10 @@ impl<R: Send + 'static> ConnectedClient<R> {
                 compact,
             } => {
                 let request = RequestRef::of_job(&job);
-                let compact = compact.then(|| self.app.shared.memory().merged.clone());
+                let memory = self.app.shared.memory();
+                let compact = compact.then(|| memory.merged.clone());
                 let watched = match access.require(Operation::Watch(&job)) {
-                    Ok(()) => self.watches.watch(job, start, compact, reply_to),
+                    Ok(()) => self.watches.watch(job, start, compact, memory, reply_to),
                     Err(code) => Err((code, reply_to)),
                 };
                 let (code, reply_to) = watched.err()?;

@@ -11,7 +11,7 @@ use crate::budget::{Budget, LimitReached, Reservation, bind};
 use crate::config::{
     ANSWERS_BYTES, BODIES_BYTES, MERGED_PART, READS_BYTES, READS_PART, SMALL_ANSWERS_BYTES,
     SMALL_BODIES_BYTES, SMALL_BYTES, SMALL_SUBMITS_BYTES, SOCKETS_PART, STREAMS_BYTES,
-    SUBMITS_BYTES, WRITE_BUFFERS_PART,
+    SUBMITS_BYTES, WATCH_BYTES, WATCHES_PART, WRITE_BUFFERS_PART,
 };
 use crate::wire::map_memory;
 
@@ -41,6 +41,8 @@ pub(super) struct Memory {
     pub(super) write_buffers: Budget,
     /// Text of compacted watches that waits to be merged with more.
     pub(super) merged: Budget,
+    /// Watches beyond the first of each connection.
+    watches: Budget,
 }
 
 /// The budget for data of one kind. Small data has its own, so that a flood of large data does not
@@ -83,6 +85,7 @@ impl Memory {
         let sockets = clients.within(limit / SOCKETS_PART);
         let write_buffers = sockets.within(sockets.limit() / WRITE_BUFFERS_PART);
         let merged = clients.within(limit / MERGED_PART);
+        let watches = clients.within(limit / WATCHES_PART);
         Self {
             whole,
             reads,
@@ -95,6 +98,18 @@ impl Memory {
             sockets,
             write_buffers,
             merged,
+            watches,
+        }
+    }
+
+    /// The room of one more watch of a connection that has this many: none for the first.
+    pub(super) fn reserve_watch(
+        &self,
+        watches: usize,
+    ) -> Result<Option<Reservation>, LimitReached> {
+        match watches {
+            0 => Ok(None),
+            _ => self.watches.reserve(WATCH_BYTES).map(Some),
         }
     }
 
@@ -115,7 +130,7 @@ impl Memory {
             .flat_map(|budget| [&budget.small, &budget.large]);
         parts
             .chain([&self.clients, &self.feeds, &self.streams, &self.sockets])
-            .chain([&self.write_buffers])
+            .chain([&self.write_buffers, &self.watches])
             .map(Budget::refused)
             .sum()
     }
@@ -244,6 +259,7 @@ mod tests {
                 &memory.streams,
                 &memory.sockets,
                 &memory.merged,
+                &memory.watches,
                 &memory.bodies.small,
                 &memory.bodies.large,
                 &memory.submits.small,

@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(super) use self::watch::RoomTurn;
-use self::watch::{Progress, Watch};
+use self::watch::{Progress, Watch, WatchHeld};
 use super::access::{TokenEvent, unix_ms};
 use super::counters::{Counters, Transport};
 use super::error::Problem;
+use super::memory::Memory;
 use crate::budget::{Budget, Reservation};
 use crate::config::{FLIGHT_BYTES, LARGE_EVENT, WATCHES_MAX};
 use crate::hub::Hub;
@@ -105,13 +106,15 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self
     }
 
-    /// Watches a job; `compact` merges the text that is stored now, in this room. Unless the watch is
-    /// refused at once, [`Self::poll_next`] returns the answer for `reply_to`.
+    /// Watches a job; `compact` merges the text that is stored now, in this room. `memory` has the room
+    /// for all but the first watch. Unless the watch is refused at once, [`Self::poll_next`] returns
+    /// the answer for `reply_to`.
     pub(super) fn watch(
         &mut self,
         job: JobId,
         start: Start,
         compact: Option<Budget>,
+        memory: &Memory,
         reply_to: R,
     ) -> Result<(), (Code, R)> {
         if self.find(&job).is_some() {
@@ -120,7 +123,11 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         if self.list.len() >= WATCHES_MAX {
             return Err((Code::TooManyWatches, reply_to));
         }
+        let Ok(room) = memory.reserve_watch(self.list.len()) else {
+            return Err((Code::Overloaded, reply_to));
+        };
         let member = self.counters.enter_room(self.transport, &job);
+        let held = WatchHeld { member, room };
         let hub = Arc::clone(&self.hub);
         let client = self.client;
         let id = job.clone();
@@ -133,7 +140,7 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
             }
             opened
         };
-        let watch = Watch::new(job, Box::pin(opening), reply_to, member);
+        let watch = Watch::new(job, Box::pin(opening), reply_to, held);
         self.list.push_back(watch);
         Ok(())
     }
@@ -354,7 +361,9 @@ fn refusal(error: &SessionError, job: &JobId) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{READ_BUDGET_PAUSE, READ_TAKE_WAIT, STEP_BYTES};
+    use crate::config::{
+        MEMORY_MIN, READ_BUDGET_PAUSE, READ_TAKE_WAIT, STEP_BYTES, WATCH_BYTES, WATCHES_PART,
+    };
     use crate::runtime::Tasks;
     use crate::source::memory::{MemoryLog, chunk, job};
     use crate::wire::{Body, Seq};
@@ -362,6 +371,31 @@ mod tests {
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use tokio::time::{sleep, timeout};
+
+    fn memory() -> Memory {
+        Memory::new(Budget::unlimited())
+    }
+
+    #[tokio::test]
+    async fn all_watches_but_the_first_of_each_client_share_a_part_of_the_memory() {
+        let memory = Memory::new(Budget::new(MEMORY_MIN));
+        let mut clients: Vec<_> = (0..4).map(|_| watches(&MemoryLog::default())).collect();
+        let start = Start::After(Seq(0));
+        let mut watched = 0;
+        for client in &mut clients {
+            for number in 0..WATCHES_MAX {
+                let job = format!("job-{number}").parse().unwrap();
+                match client.watch(job, start, None, &memory, 1) {
+                    Ok(()) => watched += 1,
+                    Err((code, _)) => assert_eq!(code, Code::Overloaded),
+                }
+            }
+            assert!(!client.list.is_empty());
+        }
+        assert_eq!(watched, 4 + MEMORY_MIN / WATCHES_PART / WATCH_BYTES);
+        clients.remove(0);
+        assert!(clients[2].watch(job(), start, None, &memory, 1).is_ok());
+    }
 
     async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {
         poll_fn(|cx| watches.poll_next(cx)).await
@@ -384,7 +418,9 @@ mod tests {
         let log = MemoryLog::default();
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), None, 7).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), None, &memory(), 7)
+            .unwrap();
         let answer = next(&mut watches).await;
         assert!(matches!(
             answer,
@@ -402,13 +438,13 @@ mod tests {
         let log = MemoryLog::default();
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, 1).unwrap();
-        let refused = watches.watch(job(), start, None, 2);
+        watches.watch(job(), start, None, &memory(), 1).unwrap();
+        let refused = watches.watch(job(), start, None, &memory(), 2);
         assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
         watches.unwatch(&job()).unwrap();
         assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
         assert!(next(&mut watches).now_or_never().is_none());
-        watches.watch(job(), start, None, 3).unwrap();
+        watches.watch(job(), start, None, &memory(), 3).unwrap();
         assert!(matches!(next(&mut watches).await, Outgoing::Answer(_, 3)));
     }
 
@@ -429,9 +465,9 @@ mod tests {
         log.append(&other, chunk("x"));
         let mut watches = watches(&log);
         let cursor = Start::Cursor(first.cursor());
-        watches.watch(job(), cursor, None, 1).unwrap();
+        watches.watch(job(), cursor, None, &memory(), 1).unwrap();
         let too_late = Start::After(Seq(9));
-        watches.watch(other, too_late, None, 2).unwrap();
+        watches.watch(other, too_late, None, &memory(), 2).unwrap();
         stall(&mut watches).await;
         // The log has been asked already.
         log.reachable(false);
@@ -456,7 +492,7 @@ mod tests {
         log.append(&job(), chunk("x"));
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, 1).unwrap();
+        watches.watch(job(), start, None, &memory(), 1).unwrap();
         stall(&mut watches).await;
         let answer = next(&mut watches).await;
         assert!(matches!(answer, Outgoing::Answer(_, 1)));
@@ -480,7 +516,9 @@ mod tests {
         log.append(&job(), chunk("x"));
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
         watches.release(Released::default());
@@ -505,7 +543,9 @@ mod tests {
             ..watches(&log)
         };
         for watches in [&mut first, &mut second] {
-            watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
+            watches
+                .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+                .unwrap();
             next(watches).await;
         }
         assert_eq!(events_of(&mut first).await, [1]);
@@ -533,7 +573,9 @@ mod tests {
             ..watches(&log)
         });
         for (client, job) in clients.iter_mut().zip([job(), job(), other]) {
-            client.watch(job, Start::After(Seq(0)), None, 1).unwrap();
+            client
+                .watch(job, Start::After(Seq(0)), None, &memory(), 1)
+                .unwrap();
             next(client).await;
         }
         assert_eq!(events_of(&mut clients[0]).await, [1]);
@@ -576,7 +618,7 @@ mod tests {
         let room = watches.room.clone();
         let held = room.reserve(room.limit()).unwrap();
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, 1).unwrap();
+        watches.watch(job(), start, None, &memory(), 1).unwrap();
         next(&mut watches).await;
         let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
         assert!(waiting.is_err(), "there is no room");
@@ -609,11 +651,15 @@ mod tests {
         for (number, job) in jobs.iter().enumerate() {
             log.append(job, chunk("x".repeat(LARGE_EVENT)));
             let part = number % idle.len();
-            idle[part].watch(job.clone(), start, None, 1).unwrap();
+            idle[part]
+                .watch(job.clone(), start, None, &memory(), 1)
+                .unwrap();
             let answer = next(&mut idle[part]).await;
             assert!(matches!(answer, Outgoing::Answer(..)));
         }
-        other.watch(jobs[0].clone(), start, None, 1).unwrap();
+        other
+            .watch(jobs[0].clone(), start, None, &memory(), 1)
+            .unwrap();
         next(&mut other).await;
         for waiting in idle.iter_mut().chain([&mut other]) {
             let waiting = timeout(Duration::from_secs(60), next(waiting)).await;
@@ -670,7 +716,9 @@ mod tests {
                 transport,
                 ..watches(&log)
             };
-            watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
+            watches
+                .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+                .unwrap();
             next(&mut watches).await;
             assert_eq!(events_of(&mut watches).await, [1]);
             assert_eq!(watches.holds_room(), needs_room, "{transport:?}");
@@ -683,7 +731,9 @@ mod tests {
         let log = MemoryLog::default();
         log.append(&job(), chunk("x".repeat(FLIGHT_BYTES)));
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1]);
         assert!(watches.holds_room() && !watches.holds_large());
@@ -703,7 +753,9 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         log.expire(&job(), Seq(2));
         let mut watches = watches(&log);
-        watches.watch(job(), Start::After(Seq(0)), None, 1).unwrap();
+        watches
+            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .unwrap();
         next(&mut watches).await;
         let gap = next(&mut watches).await;
         let Outgoing::Frame(_, ServerFrame::Missing { from, to, .. }) = gap else {

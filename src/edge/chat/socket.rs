@@ -125,7 +125,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
 
     /// Begins the request of a client's frame.
     fn handle(&mut self, id: &str, op: &str, frame: &[u8]) -> Result<(), Problem> {
-        self.requests.admit()?;
+        let room = self.requests.admit(self.app.shared.memory())?;
         let (chat, sent) = match op {
             "send" => {
                 let admit = |input| self.app.reserve_submission(input);
@@ -155,7 +155,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ChatSocket<T> {
             let follow = |session| FollowedJob::new(&app, from, answers, turn, session);
             Ok(session.map(follow))
         });
-        self.requests.add(id, opening);
+        self.requests.add(id, room, opening);
         Ok(())
     }
 

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::MessageParts;
+use crate::budget::Reservation;
 use crate::config::WATCHES_MAX;
 use crate::edge::app::App;
 use crate::edge::counters::Transport;
 use crate::edge::error::{Problem, count_refusal};
 use crate::edge::link::Link;
+use crate::edge::memory::Memory;
 use crate::edge::sse::{Translation, Translator};
 use crate::edge::watches::{Outgoing, RoomTurn, Watches};
 use crate::nats::Reader;
@@ -36,6 +38,7 @@ pub(super) struct ChatRequests<S: EventSource> {
 struct ChatRequestStream<S: EventSource> {
     id: String,
     state: RequestState<S>,
+    _room: Option<Reservation>,
 }
 
 enum RequestState<S: EventSource> {
@@ -82,17 +85,18 @@ impl<S: EventSource> ChatRequests<S> {
         self.list.iter().any(|request| request.id == id)
     }
 
-    /// Whether one more request may begin.
-    pub(super) fn admit(&self) -> Result<(), Problem> {
+    /// Whether one more request may begin, and the room that it takes.
+    pub(super) fn admit(&self, memory: &Memory) -> Result<Option<Reservation>, Problem> {
         if self.list.len() >= WATCHES_MAX {
             return Err(Code::TooManyRequests.into());
         }
-        Ok(())
+        Ok(memory.reserve_watch(self.list.len())?)
     }
 
-    pub(super) fn add(&mut self, id: &str, opening: ChatOpening<S>) {
+    pub(super) fn add(&mut self, id: &str, room: Option<Reservation>, opening: ChatOpening<S>) {
         self.list.push(ChatRequestStream {
             id: id.to_owned(),
+            _room: room,
             state: RequestState::Opening(opening),
         });
     }
@@ -311,6 +315,8 @@ impl Translation for PartFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
+    use crate::config::MEMORY_MIN;
     use crate::source::memory::MemoryLog;
     use futures_util::FutureExt as _;
     use std::future::{pending, poll_fn, ready};
@@ -318,9 +324,9 @@ mod tests {
     /// Requests whose jobs are found at once, later, and not at all.
     fn requests() -> ChatRequests<MemoryLog> {
         let mut requests = ChatRequests::new();
-        requests.add("none", ready(Ok(None)).boxed());
-        requests.add("waits", pending().boxed());
-        requests.add("refused", ready(Err(Code::Overloaded.into())).boxed());
+        requests.add("none", None, ready(Ok(None)).boxed());
+        requests.add("waits", None, pending().boxed());
+        requests.add("refused", None, ready(Err(Code::Overloaded.into())).boxed());
         requests
     }
 
@@ -347,12 +353,13 @@ mod tests {
     #[test]
     fn a_connection_has_a_limited_number_of_requests() {
         let mut requests = requests();
+        let memory = Memory::new(Budget::new(MEMORY_MIN));
         for number in requests.list.len()..WATCHES_MAX {
-            assert!(requests.admit().is_ok());
-            requests.add(&number.to_string(), pending().boxed());
+            let room = requests.admit(&memory).unwrap();
+            requests.add(&number.to_string(), room, pending().boxed());
         }
-        let refusal = requests.admit().map_err(|problem| problem.code());
-        assert_eq!(refusal, Err(Code::TooManyRequests));
+        let refusal = requests.admit(&memory).unwrap_err().code();
+        assert_eq!(refusal, Code::TooManyRequests);
     }
 
     #[tokio::test]

@@ -30,8 +30,23 @@ pub(super) struct Watch<S: EventSource, R> {
     room: Option<Box<WatchRoom>>,
     /// Since when the client has everything that was stored before.
     pub(super) live_since_ms: Option<NonZeroU64>,
-    /// Boxed, because only one transport has rooms.
-    _member: Option<Box<RoomMember>>,
+    /// Boxed, because the only watch of a client usually holds nothing.
+    _held: Option<Box<WatchHeld>>,
+}
+
+/// What a watch holds until it ends.
+#[derive(Debug, Default)]
+pub(super) struct WatchHeld {
+    /// Counts it in the room of its job.
+    pub(super) member: Option<RoomMember>,
+    /// The memory that it takes, unless it is the first of its client.
+    pub(super) room: Option<Reservation>,
+}
+
+impl WatchHeld {
+    const fn is_empty(&self) -> bool {
+        self.member.is_none() && self.room.is_none()
+    }
 }
 
 /// ```text
@@ -83,12 +98,7 @@ pub(super) enum Progress<R> {
 
 impl<S: EventSource, R> Watch<S, R> {
     /// A watch whose session is being opened.
-    pub(super) fn new(
-        job: JobId,
-        opening: Opening<S>,
-        reply_to: R,
-        member: Option<RoomMember>,
-    ) -> Self {
+    pub(super) fn new(job: JobId, opening: Opening<S>, reply_to: R, held: WatchHeld) -> Self {
         let opening = OpeningWatch {
             job,
             session: maybe_done(opening),
@@ -98,7 +108,7 @@ impl<S: EventSource, R> Watch<S, R> {
             state: WatchState::Opening(Box::new(opening)),
             room: None,
             live_since_ms: None,
-            _member: member.map(Box::new),
+            _held: (!held.is_empty()).then(|| Box::new(held)),
         }
     }
 
@@ -108,7 +118,7 @@ impl<S: EventSource, R> Watch<S, R> {
             state: WatchState::Open(session),
             room: None,
             live_since_ms: None,
-            _member: None,
+            _held: None,
         }
     }
 
