@@ -18,6 +18,15 @@ async fn unrecorded() -> (Broker, System) {
     (broker, system)
 }
 
+/// Runs a recorder until the token is cancelled.
+async fn recording(system: &System) -> CancellationToken {
+    let stop = CancellationToken::new();
+    let nats = Nats::connect(&system.options).await.unwrap();
+    let recorder = Recorder::open(&nats).await.unwrap();
+    system.tasks.spawn(recorder.run(stop.clone()));
+    stop
+}
+
 #[tokio::test]
 async fn a_recorder_that_stops_serves_what_it_has_received_at_the_same_time() {
     // Each purge takes a second.
@@ -58,10 +67,7 @@ async fn a_recorder_that_stops_serves_what_it_has_received_at_the_same_time() {
 async fn a_recorder_tries_no_longer_than_an_edge_waits() {
     let (_broker, system) = unrecorded().await;
     let prefix = &system.options.prefix;
-    let stop = CancellationToken::new();
-    let nats = Nats::connect(&system.options).await.unwrap();
-    let recorder = Recorder::open(&nats).await.unwrap();
-    system.tasks.spawn(recorder.run(stop.clone()));
+    let stop = recording(&system).await;
     // The log accepts no event, which a writer expects to pass within a minute.
     system.submit("demo:first", json!(1)).await;
     let context = system.jetstream().await;
@@ -159,10 +165,7 @@ async fn a_request_without_an_answer_is_made_again_and_any_answer_counts() {
 async fn a_recorder_refuses_an_input_that_is_too_large_in_memory_and_serves_on() {
     let (_broker, system) = unrecorded().await;
     let prefix = &system.options.prefix;
-    let stop = CancellationToken::new();
-    let nats = Nats::connect(&system.options).await.unwrap();
-    let recorder = Recorder::open(&nats).await.unwrap();
-    system.tasks.spawn(recorder.run(stop.clone()));
+    let stop = recording(&system).await;
     let client = system.client().await;
     let submit = async |name: &str, input: &str| {
         let job = format!(r#"{{"job":"demo:{name}","kind":"demo","input":{input}}}"#);

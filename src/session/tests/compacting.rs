@@ -173,8 +173,8 @@ async fn text_that_finds_no_room_is_sent_in_more_events() {
     assert_eq!((client.received, room.used()), (500, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn text_takes_room_until_it_is_returned_or_forgotten_and_is_returned_once() {
+/// A client that merges the text of 300 events, of which each page takes a moment, in this room.
+async fn slow_merge() -> (Arc<Hub<MemoryLog>>, Client, Budget) {
     let memory = log_of(300);
     memory.page(64);
     let hub = edge(&memory);
@@ -182,11 +182,21 @@ async fn text_takes_room_until_it_is_returned_or_forgotten_and_is_returned_once(
     let room = Budget::new(1 << 20);
     client.session.compact_stored(&room);
     memory.latency(Duration::from_millis(100));
+    (hub, client, room)
+}
+
+/// Waits until some of the pages are read.
+async fn holds_text(client: &mut Client, room: &Budget) {
+    let waited = timeout(Duration::from_millis(250), client.session.next()).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert!(room.used() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_takes_room_until_it_is_returned_or_forgotten_and_is_returned_once() {
+    let (hub, mut client, room) = slow_merge().await;
     for _ in 0..2 {
-        // Some of the pages are read.
-        let waited = timeout(Duration::from_millis(250), client.session.next()).await;
-        assert!(waited.is_err(), "{waited:?}");
-        assert!(room.used() > 0);
+        holds_text(&mut client, &room).await;
         let held = client.session.position();
         client.session.rewind(held);
         assert_eq!(room.used(), 0);
@@ -199,15 +209,8 @@ async fn text_takes_room_until_it_is_returned_or_forgotten_and_is_returned_once(
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_dropped_releases_the_room_of_its_text() {
-    let memory = log_of(300);
-    memory.page(64);
-    let hub = edge(&memory);
-    let mut client = Client::from_start(&hub).await;
-    let room = Budget::new(1 << 20);
-    client.session.compact_stored(&room);
-    memory.latency(Duration::from_millis(100));
-    let waited = timeout(Duration::from_millis(250), client.session.next()).await;
-    assert!(waited.is_err() && room.used() > 0);
+    let (_hub, mut client, room) = slow_merge().await;
+    holds_text(&mut client, &room).await;
     drop(client);
     assert_eq!(room.used(), 0);
 }
