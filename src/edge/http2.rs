@@ -46,6 +46,15 @@ pub(super) fn floods() -> u64 {
     FLOODS.load(Ordering::Relaxed)
 }
 
+/// How often the requests in progress of a connection reached their limit. The library refuses more
+/// without a report.
+static FULL: AtomicU64 = AtomicU64::new(0);
+
+/// How often they did since the process started.
+pub(super) fn full() -> u64 {
+    FULL.load(Ordering::Relaxed)
+}
+
 /// Why the edge ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndReason {
@@ -139,6 +148,9 @@ impl OpenRequests {
         let mut state = self.lock();
         state.requests.retain(|request| request.strong_count() > 0);
         state.requests.push(Arc::downgrade(&request));
+        if state.requests.len() == HTTP2_STREAMS_MAX as usize {
+            FULL.fetch_add(1, Ordering::Relaxed);
+        }
         state.latest = Some(request.ended.clone());
         request
     }
@@ -378,6 +390,22 @@ mod tests {
     use std::future::poll_fn;
     use tokio::io::AsyncWriteExt as _;
     use tokio::time::advance;
+
+    #[tokio::test]
+    async fn a_connection_with_as_many_requests_as_allowed_is_counted() {
+        let open = OpenRequests::new();
+        let before = full();
+        let mut requests: Vec<_> = (1..HTTP2_STREAMS_MAX).map(|_| open.open()).collect();
+        assert_eq!(full(), before);
+        for times in 1..3 {
+            let last = open.open();
+            assert_eq!(full(), before + times);
+            drop(last);
+        }
+        requests.clear();
+        drop(open.open());
+        assert_eq!(full(), before + 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_is_open_until_the_client_has_accepted_every_part_of_the_response() {

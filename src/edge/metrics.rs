@@ -61,6 +61,7 @@ pub(super) async fn metrics(
     }
     all.counter(&catalog::EDGE_READ_PAUSES, &[], read_pauses());
     all.counter(&catalog::EDGE_HTTP2_FLOODS, &[], http2::floods());
+    all.counter(&catalog::EDGE_HTTP2_FULL, &[], http2::full());
     let report = app.report_cache.of(&app.queue, QUEUE_METRICS_AGE);
     match timeout(QUEUE_METRICS_WAIT, report).await {
         Ok(Ok(report)) => add_queue(&mut all, &report),

@@ -67,6 +67,8 @@ metrics! {
         "How often reading from a client paused, because it had sent more than a burst of 2 MiB and 4 MiB per second";
     EDGE_HTTP2_FLOODS: "tailwater_edge_http2_floods", Counter, None, [], "edge",
         "Connections over HTTP/2 that were ended because their client only made work, for example by resetting its requests";
+    EDGE_HTTP2_FULL: "tailwater_edge_http2_full", Counter, None, [], "edge",
+        "How often the requests in progress of one connection over HTTP/2 reached their limit of 128; its further requests are refused";
     EDGE_MEMORY_LIMIT: "tailwater_edge_memory_limit", Gauge, Bytes, [], "edge",
         "How much memory the edge may hold for its clients";
     EDGE_MEMORY_USED: "tailwater_edge_memory_used", Gauge, Bytes, [], "edge",
