@@ -2,7 +2,7 @@
 # Measures what hostile clients cost an edge: starts a broker, workers, an edge and 200 honest clients on all transports
 # that watch jobs, runs the attacks one after another, and prints for each how long it took, how much memory the edge used and how
 # late events reached the honest clients. Uses only the loopback interface, and stops everything that it started.
-#   --short     dev profile, 30 honest clients, fewer and smaller attacks: takes about four minutes and the build
+#   --short     dev profile, 30 honest clients, fewer and smaller attacks: takes about five minutes and the build
 #   --list      list the attacks
 #   NAME...     run only these attacks
 # TAILWATER_PROGRAM is a program to test instead of building one.
@@ -38,6 +38,6 @@ fi
 [[ -x $program ]] || die "$program does not exist or is not executable."
 NATS_SERVER=$(scripts/nats-server.sh)
 limit=1800
-for argument in "$@"; do [[ $argument == --short ]] && limit=400; done
+for argument in "$@"; do [[ $argument == --short ]] && limit=560; done
 exec timeout --kill-after 10 "$limit" \
   python3 scripts/hostile/run.py --program "$program" --nats-server "$NATS_SERVER" "$@"

@@ -487,6 +487,8 @@ async def sio_namespaces(rig, count):
     seen = await gather(count, one, at_once=10)
     await hold(rig)
     return seen
+
+
 @attack("sio-queued-tokens", "Socket.IO clients that queue 4 MB of tokens and poll no answer", full=64, short=32)
 async def sio_queued_tokens(rig, count):
     paths = [await session(rig) for _ in range(count)]
@@ -536,7 +538,7 @@ async def sio_join_compact(rig, count):
     return seen
 
 
-@attack("ws-heavy-feeds", "one WebSocket that watches many queued jobs, each with an input of a megabyte as it is stored", full=200, short=100)
+@attack("ws-heavy-feeds", "one WebSocket that watches many queued jobs, each with an input of a megabyte as it is stored", full=200, short=32)
 async def ws_heavy_feeds(rig, count):
     # A number with a fraction takes 4 bytes as JSON and 9 in the log.
     heavy, jobs = [1.5] * 115_000, []
@@ -564,6 +566,8 @@ async def ws_heavy_feeds(rig, count):
     for job in jobs:
         await rig.cancel(job)
     return seen
+
+
 def cursor_at(job, position):
     """A cursor of a job that names the event at this position: the sequence numbers at the end of another cursor."""
     raw = b"\x01" + zlib.crc32(job.encode()).to_bytes(4, "little") + bytes(4) + position
@@ -612,6 +616,8 @@ async def ws_forged_cursors(rig, count):
     for job in jobs:
         await rig.cancel(job)
     return Counter({"watched": got.count(b'"op":"live"'), "all sent" if whole else "not read": 1})
+
+
 @attack("silent-stops", "bodies of a megabyte that stop a chat while the broker does not answer", full=64, short=24, honest=False)
 async def silent_stops(rig, count):
     body = b'{"activeStreamId":"j"' + b" " * (BODY - 100) + b"}"
