@@ -15,6 +15,7 @@ import signal
 import time
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable
 
@@ -24,6 +25,7 @@ ATTACKS = []
 BODY = 1 << 20
 POLLING = "/socket.io/?EIO=4&transport=polling"
 SOCKET = "/socket.io/?EIO=4&transport=websocket"
+PLAIN = "Content-Type: text/plain\r\n"
 
 
 @dataclass
@@ -69,6 +71,16 @@ async def gather(count, one, at_once=100):
 async def hold(rig):
     """Keeps everything open while the memory is measured."""
     await asyncio.sleep(rig.hold)
+
+
+@contextmanager
+def silent_broker(rig):
+    """Stops the broker, so that it answers nothing."""
+    os.kill(rig.broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(rig.broker.pid, signal.SIGCONT)
 
 
 async def flood(client, data, seconds):
@@ -167,7 +179,7 @@ async def poll_unread(rig, count):
     async def one(_):
         path = await session(rig)
         sender = await Client.connect(rig.port, rcvbuf=None)
-        await sender.send(request("POST", path, watch, "Content-Type: text/plain\r\n"))
+        await sender.send(request("POST", path, watch, PLAIN))
         await sender.whole()
         sender.close()
         client = await Client.connect(rig.port)
@@ -201,12 +213,9 @@ async def ws_submits(rig, count):
     for client in clients:
         await client.websocket()
     frame = '{"op":"submit","ref":"r","kind":"parked","input":' + heavy_input() + "}"
-    os.kill(rig.broker.pid, signal.SIGSTOP)
-    try:
+    with silent_broker(rig):
         sent = await gather(count, lambda n: clients[n % len(clients)].send(mask(0x81, frame.encode()), 5))
         await asyncio.sleep(3)
-    finally:
-        os.kill(rig.broker.pid, signal.SIGCONT)
     refused = Counter()
     for client in clients:
         while (data := await client.read(seconds=1)):
@@ -245,11 +254,8 @@ async def silent_submits(rig, count, path, body_of):
         await client.send(request("POST", path, body_of(number).encode(), JSON))
         return await client.head(3)
 
-    os.kill(rig.broker.pid, signal.SIGSTOP)
-    try:
+    with silent_broker(rig):
         return await gather(count, one, at_once=count)
-    finally:
-        os.kill(rig.broker.pid, signal.SIGCONT)
 
 
 @attack("sio-sids", "requests for a million sessions that do not exist", full=1_000_000, short=10_000)
@@ -314,7 +320,7 @@ async def session(rig):
     await client.send(request("GET", POLLING))
     _, body = await client.whole()
     sid = json.loads(body[1:])["sid"]
-    await client.send(request("POST", f"{POLLING}&sid={sid}", b"40", "Content-Type: text/plain\r\n"))
+    await client.send(request("POST", f"{POLLING}&sid={sid}", b"40", PLAIN))
     await client.whole()
     client.close()
     return f"{POLLING}&sid={sid}"
@@ -337,7 +343,7 @@ async def drips(rig, count, path_of, headers):
 
 @attack("sio-bodies", "Socket.IO bodies of a megabyte without their last byte", full=200, short=40)
 async def sio_bodies(rig, count):
-    return await drips(rig, count, lambda: session(rig), "Content-Type: text/plain\r\n")
+    return await drips(rig, count, lambda: session(rig), PLAIN)
 
 
 @attack("rest-bodies", "bodies of a megabyte without their last byte", full=300, short=80)
@@ -421,9 +427,6 @@ async def listings(rig, seconds):
     return seen
 
 
-PLAIN = "Content-Type: text/plain\r\n"
-
-
 @attack("sio-attachments", "Socket.IO clients that post 900 KB whose attachments never come, and poll on", full=300, short=60)
 async def sio_attachments(rig, count):
     held = []
@@ -500,7 +503,7 @@ async def sio_queued_tokens(rig, count):
     async def one(number):
         client = await Client.connect(rig.port, rcvbuf=None)
         for body in [unanswered, *[tokens] * 8]:
-            await client.send(request("POST", paths[number], body, "Content-Type: text/plain\r\n"))
+            await client.send(request("POST", paths[number], body, PLAIN))
             status, _ = await client.whole()
             if status != 200:
                 return "disconnected"
@@ -629,11 +632,8 @@ async def silent_stops(rig, count):
         await client.send(request("POST", f"/api/chat/{number}/stop", body, JSON))
         return await client.head(1)
 
-    os.kill(rig.broker.pid, signal.SIGSTOP)
-    try:
+    with silent_broker(rig):
         seen = await gather(count, one, at_once=8)
-    finally:
-        os.kill(rig.broker.pid, signal.SIGCONT)
     if seen["503 overloaded"]:
         raise AssertionError(f"bodies that were read took the room of others: {dict(seen)}")
     return seen

@@ -136,7 +136,6 @@ impl<R: Send + 'static> ConnectedClient<R> {
             } => {
                 let request = RequestRef::of_job(&job);
                 let memory = self.app.shared.memory();
-                let compact = compact.then(|| memory.merged.clone());
                 let watched = match access.require(Operation::Watch(&job)) {
                     Ok(()) => self.watches.watch(job, start, compact, memory, reply_to),
                     Err(code) => Err((code, reply_to)),

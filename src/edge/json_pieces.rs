@@ -51,14 +51,7 @@ impl JsonPieces {
     /// An array.
     pub(super) fn array(items: impl IntoIterator<Item = Self>) -> Self {
         let mut pieces = Self::default();
-        pieces.put("[");
-        for (index, item) in items.into_iter().enumerate() {
-            if index > 0 {
-                pieces.put(",");
-            }
-            pieces.append(item);
-        }
-        pieces.put("]");
+        pieces.put_array(items, Self::append);
         pieces
     }
 
@@ -136,19 +129,21 @@ impl JsonPieces {
     fn put_value(&mut self, value: Value) {
         match value {
             Value::String(text) => self.put_text(Arc::new(text)),
-            Value::Array(items) => {
-                self.put("[");
-                for (index, item) in items.into_iter().enumerate() {
-                    if index > 0 {
-                        self.put(",");
-                    }
-                    self.put_value(item);
-                }
-                self.put("]");
-            }
+            Value::Array(items) => self.put_array(items, Self::put_value),
             Value::Object(fields) => self.put_object([], fields),
             Value::Null | Value::Bool(_) | Value::Number(_) => self.put(&value.to_string()),
         }
+    }
+
+    fn put_array<T>(&mut self, items: impl IntoIterator<Item = T>, put_item: fn(&mut Self, T)) {
+        self.put("[");
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 {
+                self.put(",");
+            }
+            put_item(self, item);
+        }
+        self.put("]");
     }
 
     fn put_text(&mut self, text: Arc<String>) {

@@ -106,14 +106,14 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         self
     }
 
-    /// Watches a job; `compact` merges the text that is stored now, in this room. `memory` has the room
+    /// Watches a job; `compact` merges the text that is stored now. `memory` has the room for that, and
     /// for all but the first watch. Unless the watch is refused at once, [`Self::poll_next`] returns
     /// the answer for `reply_to`.
     pub(super) fn watch(
         &mut self,
         job: JobId,
         start: Start,
-        compact: Option<Budget>,
+        compact: bool,
         memory: &Memory,
         reply_to: R,
     ) -> Result<(), (Code, R)> {
@@ -128,13 +128,14 @@ impl<S: EventSource, R: Send + 'static> Watches<S, R> {
         };
         let member = self.counters.enter_room(self.transport, &job);
         let held = WatchHeld { member, room };
+        let merged = compact.then(|| memory.merged.clone());
         let hub = Arc::clone(&self.hub);
         let client = self.client;
         let id = job.clone();
         let opening = async move {
             let mut opened = Session::open_for(client, &hub, &id, start).await;
             if let Ok(session) = &mut opened
-                && let Some(room) = compact
+                && let Some(room) = merged
             {
                 session.compact_stored(&room);
             }
@@ -385,7 +386,7 @@ mod tests {
         for client in &mut clients {
             for number in 0..WATCHES_MAX {
                 let job = format!("job-{number}").parse().unwrap();
-                match client.watch(job, start, None, &memory, 1) {
+                match client.watch(job, start, false, &memory, 1) {
                     Ok(()) => watched += 1,
                     Err((code, _)) => assert_eq!(code, Code::Overloaded),
                 }
@@ -394,7 +395,7 @@ mod tests {
         }
         assert_eq!(watched, 4 + MEMORY_MIN / WATCHES_PART / WATCH_BYTES);
         clients.remove(0);
-        assert!(clients[2].watch(job(), start, None, &memory, 1).is_ok());
+        assert!(clients[2].watch(job(), start, false, &memory, 1).is_ok());
     }
 
     async fn next(watches: &mut Watches<MemoryLog, u32>) -> Outgoing<u32> {
@@ -419,7 +420,7 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
         watches
-            .watch(job(), Start::After(Seq(0)), None, &memory(), 7)
+            .watch(job(), Start::After(Seq(0)), false, &memory(), 7)
             .unwrap();
         let answer = next(&mut watches).await;
         assert!(matches!(
@@ -438,13 +439,13 @@ mod tests {
         let log = MemoryLog::default();
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, &memory(), 1).unwrap();
-        let refused = watches.watch(job(), start, None, &memory(), 2);
+        watches.watch(job(), start, false, &memory(), 1).unwrap();
+        let refused = watches.watch(job(), start, false, &memory(), 2);
         assert_eq!(refused, Err((Code::AlreadyWatching, 2)));
         watches.unwatch(&job()).unwrap();
         assert_eq!(watches.unwatch(&job()), Err(Code::NotWatching));
         assert!(next(&mut watches).now_or_never().is_none());
-        watches.watch(job(), start, None, &memory(), 3).unwrap();
+        watches.watch(job(), start, false, &memory(), 3).unwrap();
         assert!(matches!(next(&mut watches).await, Outgoing::Answer(_, 3)));
     }
 
@@ -465,9 +466,9 @@ mod tests {
         log.append(&other, chunk("x"));
         let mut watches = watches(&log);
         let cursor = Start::Cursor(first.cursor());
-        watches.watch(job(), cursor, None, &memory(), 1).unwrap();
+        watches.watch(job(), cursor, false, &memory(), 1).unwrap();
         let too_late = Start::After(Seq(9));
-        watches.watch(other, too_late, None, &memory(), 2).unwrap();
+        watches.watch(other, too_late, false, &memory(), 2).unwrap();
         stall(&mut watches).await;
         // The log has been asked already.
         log.reachable(false);
@@ -492,7 +493,7 @@ mod tests {
         log.append(&job(), chunk("x"));
         let mut watches = watches(&log);
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, &memory(), 1).unwrap();
+        watches.watch(job(), start, false, &memory(), 1).unwrap();
         stall(&mut watches).await;
         let answer = next(&mut watches).await;
         assert!(matches!(answer, Outgoing::Answer(_, 1)));
@@ -517,7 +518,7 @@ mod tests {
         log.append(&job(), Body::Cancelled {});
         let mut watches = watches(&log);
         watches
-            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .watch(job(), Start::After(Seq(0)), false, &memory(), 1)
             .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1, 2, 3]);
@@ -544,7 +545,7 @@ mod tests {
         };
         for watches in [&mut first, &mut second] {
             watches
-                .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+                .watch(job(), Start::After(Seq(0)), false, &memory(), 1)
                 .unwrap();
             next(watches).await;
         }
@@ -574,7 +575,7 @@ mod tests {
         });
         for (client, job) in clients.iter_mut().zip([job(), job(), other]) {
             client
-                .watch(job, Start::After(Seq(0)), None, &memory(), 1)
+                .watch(job, Start::After(Seq(0)), false, &memory(), 1)
                 .unwrap();
             next(client).await;
         }
@@ -618,7 +619,7 @@ mod tests {
         let room = watches.room.clone();
         let held = room.reserve(room.limit()).unwrap();
         let start = Start::After(Seq(0));
-        watches.watch(job(), start, None, &memory(), 1).unwrap();
+        watches.watch(job(), start, false, &memory(), 1).unwrap();
         next(&mut watches).await;
         let waiting = timeout(READ_TAKE_WAIT, next(&mut watches)).await;
         assert!(waiting.is_err(), "there is no room");
@@ -652,13 +653,13 @@ mod tests {
             log.append(job, chunk("x".repeat(LARGE_EVENT)));
             let part = number % idle.len();
             idle[part]
-                .watch(job.clone(), start, None, &memory(), 1)
+                .watch(job.clone(), start, false, &memory(), 1)
                 .unwrap();
             let answer = next(&mut idle[part]).await;
             assert!(matches!(answer, Outgoing::Answer(..)));
         }
         other
-            .watch(jobs[0].clone(), start, None, &memory(), 1)
+            .watch(jobs[0].clone(), start, false, &memory(), 1)
             .unwrap();
         next(&mut other).await;
         for waiting in idle.iter_mut().chain([&mut other]) {
@@ -717,7 +718,7 @@ mod tests {
                 ..watches(&log)
             };
             watches
-                .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+                .watch(job(), Start::After(Seq(0)), false, &memory(), 1)
                 .unwrap();
             next(&mut watches).await;
             assert_eq!(events_of(&mut watches).await, [1]);
@@ -732,7 +733,7 @@ mod tests {
         log.append(&job(), chunk("x".repeat(FLIGHT_BYTES)));
         let mut watches = watches(&log);
         watches
-            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .watch(job(), Start::After(Seq(0)), false, &memory(), 1)
             .unwrap();
         next(&mut watches).await;
         assert_eq!(events_of(&mut watches).await, [1]);
@@ -754,7 +755,7 @@ mod tests {
         log.expire(&job(), Seq(2));
         let mut watches = watches(&log);
         watches
-            .watch(job(), Start::After(Seq(0)), None, &memory(), 1)
+            .watch(job(), Start::After(Seq(0)), false, &memory(), 1)
             .unwrap();
         next(&mut watches).await;
         let gap = next(&mut watches).await;

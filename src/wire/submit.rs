@@ -79,8 +79,8 @@ pub struct SubmitFrame {
 
 impl SubmitFrame {
     /// Parses a submit frame: the fields of [`Submission::from_json`] and, optionally, `op`, `ref`
-    /// and `key`; `ref` may be required. Before the input is built, `admit` gets about how many bytes it will take in
-    /// memory, and may refuse it.
+    /// and `key`; `ref` may be required. Before the input is built, `admit` gets about how many bytes
+    /// it will take in memory, and may refuse it.
     ///
     /// # Errors
     /// A [`Refusal`] for the client, and what `admit` returns.

@@ -22,7 +22,6 @@ use crate::edge::client::ConnectedClient;
 use crate::edge::counters::Transport;
 use crate::edge::drain::DrainSlot;
 use crate::edge::error::error_frame;
-use crate::edge::jobs::submission_memory;
 use crate::edge::memory::SplitReservation;
 use crate::edge::slow::SlowPart;
 use crate::edge::traffic::Traffic;
@@ -31,8 +30,7 @@ use crate::wire::{BearerToken, ClientFrame, Code, Refusal};
 
 impl Host for App {
     fn admit_submission(&self, input: usize, emit: usize) -> Result<SplitReservation, Refusal> {
-        let reserved = self.admit_request(submission_memory(input) + emit);
-        reserved.ok_or_else(|| Refusal::new(Code::Overloaded, Code::Overloaded.info().text))
+        Self::admit_submission(self, input, size_of::<QueuedRequest>() + emit)
     }
 
     fn admit_request(&self, size: usize) -> Option<SplitReservation> {

@@ -394,6 +394,19 @@ mod tests {
 
         /// The same in another protocol, if there is a translation.
         async fn open_translated(&self, translation: Option<Box<dyn Translation>>) -> Client {
+            let (stream, socket) = self.stream(translation).await;
+            self.tasks.spawn(ClientTask::new(stream));
+            Client {
+                socket,
+                received: Vec::new(),
+            }
+        }
+
+        /// A stream that nothing serves yet, and its client's socket.
+        async fn stream(
+            &self,
+            translation: Option<Box<dyn Translation>>,
+        ) -> (EventStream<MemoryLog, DuplexStream>, DuplexStream) {
             let start = Start::After(Seq(0));
             let session = Session::open(&self.hub, &job(), start).await.unwrap();
             let (client, edge) = duplex(SOCKET);
@@ -416,11 +429,7 @@ mod tests {
                     EventStream::translated(session, watches, link, slot, head, translation)
                 }
             };
-            self.tasks.spawn(ClientTask::new(stream));
-            Client {
-                socket: client,
-                received: Vec::new(),
-            }
+            (stream, client)
         }
     }
 
@@ -659,7 +668,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_client_gets_a_frame_in_pieces_without_comments_in_it() {
+    async fn a_slow_client_gets_a_frame_in_pieces() {
         let (_edge, mut client) = open_in_pieces().await;
         let mut all = String::new();
         while let Some(piece) = client.next().await {
@@ -667,10 +676,26 @@ mod tests {
             sleep(COMMENT_EVERY / 20).await;
         }
         let frame = "x".repeat(SOCKET * PIECES) + "|";
-        let frames: String = all.split(":\n").collect();
-        assert_eq!(frames.len(), 2 * frame.len());
-        for between in all.split(":\n").filter(|between| !between.is_empty()) {
-            assert!(between.ends_with('|'), "a comment is within a frame");
+        assert_eq!(all.replace(":\n", ""), frame.repeat(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_comment_is_sent_within_a_frame() {
+        let edge = Edge::new(
+            &MemoryLog::default(),
+            &CancellationToken::new(),
+            Budget::unlimited(),
+        );
+        for (left, is_sent) in [(2, false), (0, true)] {
+            let translation = Box::new(InPieces { left });
+            let (mut stream, _client) = edge.stream(Some(translation)).await;
+            stream.comment_at = stream.link.alarm.now();
+            poll_fn(|cx| {
+                stream.comment(cx);
+                Poll::Ready(())
+            })
+            .await;
+            assert_eq!(!stream.link.output.is_empty(), is_sent, "{left}");
         }
     }
 

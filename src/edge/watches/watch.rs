@@ -35,7 +35,7 @@ pub(super) struct Watch<S: EventSource, R> {
 }
 
 /// What a watch holds until it ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct WatchHeld {
     /// Counts it in the room of its job.
     pub(super) member: Option<RoomMember>,
