@@ -319,7 +319,8 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
 /** What a page has stored; a browser may refuse access. @param {"localStorage" | "sessionStorage"} where @param {string} name */
 function load(where, name) {
   try {
-    return JSON.parse(globalThis[where].getItem(name) ?? "null");
+    // What is not stored is `null`, as text and as a value.
+    return JSON.parse(/** @type {string} */ (globalThis[where].getItem(name)));
   } catch {
     return null;
   }

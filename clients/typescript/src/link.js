@@ -18,6 +18,9 @@ import { TailwaterError, jobPath } from "./api.js";
 /** A stream that sent nothing at all for this long is dead. An edge sends something every 15 s. */
 const SILENCE = 45_000;
 
+/** The `readyState` of a WebSocket that takes frames. */
+const OPEN = 1;
+
 /**
  * @param {typeof WebSocket} Socket
  * @param {string} url
@@ -27,12 +30,13 @@ const SILENCE = 45_000;
  */
 export function openSocket(Socket, url, token, { received, closed }) {
   const socket = new Socket(`${url.replace("http", "ws")}/ws`, "tailwater.v1.json");
+  // A browser reports what is sent while the socket closes as an error of the page.
   /** @param {ClientFrame} frame */
-  const send = (frame) => socket.send(JSON.stringify(frame));
+  const send = (frame) => socket.readyState === OPEN && socket.send(JSON.stringify(frame));
   /** @param {number} code */
   const close = (code) => {
     // A dead connection takes minutes to close.
-    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onmessage = socket.onclose = null;
     socket.close();
     closed(code);
   };

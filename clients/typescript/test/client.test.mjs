@@ -586,6 +586,20 @@ test("a connection that is gone is not sent the token that it should have had", 
   assert.deepEqual([asked, edge.sent.filter(({ op }) => op === "auth").length], [1, 1]);
 });
 
+test("a connection that is closing is sent nothing more", async () => {
+  const client = open();
+  client.watch("j");
+  await until(() => client.status === "open");
+  const { length } = edge.sent;
+  // The edge has begun to close it, which the browser has not told the page yet.
+  const [socket] = edge.open;
+  socket.readyState = 2;
+  client.watch("other");
+  assert.equal(edge.sent.length, length);
+  socket.onclose({ code: 1006 });
+  await until(() => client.status === "waiting");
+});
+
 test("while its token function fails it opens no connection, and tries again", async () => {
   let asked = 0;
   const token = () => {
