@@ -4,6 +4,7 @@
 mod cost_meter;
 mod frames;
 mod job_writer;
+mod pacer;
 mod plan;
 mod process;
 mod publisher;

@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::job_writer::{JobWriter, PublishTarget, TargetConnections};
+use super::pacer::Pacer;
 use super::report::Delays;
-use super::tally::{FIRST_SCHEDULED, Schedule, delays, micros};
+use super::tally::{Schedule, delays, micros};
 use crate::config::BENCH_AT_ONCE;
 use crate::runtime;
 use crate::wire::{Body, Channel, JobId, Kind};
@@ -142,11 +143,10 @@ async fn execute(
             .await
         }
         Order::Scheduled(schedule) => {
+            let pacer = Pacer::start(schedule, jobs.len())?;
             all(jobs.iter_mut().enumerate().map(async |(index, job)| {
-                for seq in FIRST_SCHEDULED..=schedule.last() {
-                    if let Some(due) = schedule.due(index, seq) {
-                        sleep_until(due).await;
-                    }
+                for _ in 0..schedule.events {
+                    pacer.next(index).await?;
                     append_measured(job, text, Instant::now(), appends).await?;
                 }
                 Ok(())
@@ -156,12 +156,15 @@ async fn execute(
         Order::Steady { interval, until } => {
             let job = jobs.last_mut().context("no job")?;
             let mut due = Instant::now();
+            let mut is_late = false;
             while !until.is_cancelled() {
-                // One that waits for another counts from when it was due.
-                append_measured(job, text, due, appends).await?;
+                // One that waits for another counts from when it was due, and not how late a timer is.
+                let begun = if is_late { due } else { Instant::now() };
+                append_measured(job, text, begun, appends).await?;
                 due = due
                     .checked_add(interval)
                     .context("--appends is too small")?;
+                is_late = Instant::now() > due;
                 until.run_until_cancelled(sleep_until(due)).await;
             }
             Ok(())
