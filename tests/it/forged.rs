@@ -104,10 +104,12 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
     let state = system.ended(&job).await;
     let found = (state.status, state.attempt, state.seq.0);
     assert_eq!(found, (Status::Done, 1, seen.last));
+    // Words that fall due during an append are one event, so the length of the log varies.
+    let after = seen.last - 10;
     let (status, _, page) = http(
         &edge,
         "GET",
-        "/api/jobs/late/events?after=90",
+        &format!("/api/jobs/late/events?after={after}"),
         "Accept: application/json\r\n",
         b"",
     )
@@ -118,7 +120,7 @@ async fn a_late_watcher_gets_the_true_end_after_forged_numbers(broker: &Broker) 
         .iter()
         .map(|event| event["seq"].as_u64().unwrap());
     let found = (status, numbers.collect::<Vec<_>>());
-    assert_eq!(found, (200, (91..=seen.last).collect()), "{page}");
+    assert_eq!(found, (200, (after + 1..=seen.last).collect()), "{page}");
     system.end().await;
 }
 

@@ -1,9 +1,14 @@
 //! Backends for workers inside the test process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::json;
+use tailwater::backend::demo::{self, DemoSettings};
 use tailwater::backend::{Backend, Channel, Failure, Finish, Job, Output, Retry};
 use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// Fails as often as its input says, and then succeeds.
 pub struct Flaky(pub Retry);
@@ -31,6 +36,28 @@ impl Backend for TwoWords {
         out.text("one ").await?;
         self.0.notified().await;
         out.text("two").await?;
+        Ok(Finish::default())
+    }
+}
+
+/// Produces the text of a demo job at its rate, which is not 0, in parts of about the same length:
+/// each but the first waits for its token. After each word comes data, which separates it from the
+/// next one, so that each of the two is an event, however busy the machine is.
+pub struct Parts(pub Vec<CancellationToken>);
+
+impl Backend for Parts {
+    async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        let settings = DemoSettings::from_input(&job.input)?;
+        let words: Vec<String> = demo::words(&settings).collect();
+        let length = words.len().div_ceil(self.0.len() + 1);
+        for (index, word) in words.iter().enumerate() {
+            if index > 0 && index.is_multiple_of(length) {
+                self.0[index / length - 1].cancelled().await;
+            }
+            out.text(word).await?;
+            out.data(json!(index)).await?;
+            sleep(Duration::from_secs_f64(1.0 / settings.rate)).await;
+        }
         Ok(Finish::default())
     }
 }

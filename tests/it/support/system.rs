@@ -21,7 +21,7 @@ use tailwater::{edge, source};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::backends::Pieces;
+use super::backends::{Parts, Pieces};
 use super::broker::Broker;
 use super::client::{Client, Encoding, Seen};
 use super::{PATIENCE, eventually, roles, within};
@@ -215,6 +215,17 @@ impl System {
             settings.flush.interval = Duration::ZERO
         })
         .await
+    }
+
+    /// Starts a worker of [`Parts`], whose events are published at once. The tokens start all parts
+    /// but the first.
+    pub async fn parts<const N: usize>(&self) -> [CancellationToken; N] {
+        let starts: [CancellationToken; N] = std::array::from_fn(|_| CancellationToken::new());
+        self.worker(Parts(starts.to_vec()), |settings| {
+            settings.flush.interval = Duration::ZERO
+        })
+        .await;
+        starts
     }
 
     /// Starts a worker of the kind `demo` in this process; the token stops it.
