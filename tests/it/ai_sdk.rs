@@ -117,26 +117,36 @@ async fn a_failed_job_is_an_error_of_the_chat() {
     system.end().await;
 }
 
+/// A program that prints forty words. Its first attempt stops after twelve of them.
+const WORDS: &str = r#"
+    test "$TAILWATER_ATTEMPT" = 1 && count=12 || count=40
+    for number in $(seq $count); do printf 'wörd-%d ' $number; sleep 0.03; done
+    test "$TAILWATER_ATTEMPT" != 1 || sleep 1000
+"#;
+
 #[tokio::test]
 async fn a_chat_shows_only_the_attempt_that_counts_after_a_worker_was_killed() {
     let system = System::on(Broker::shared_one()).await;
     let edge = edge(&system).await;
-    let input = words(150, 40, 6);
+    let text: String = (1..=40).map(|n| format!("wörd-{n} ")).collect();
     for kind in PAGES {
-        let flags = ["--ack-wait", "2s"];
-        let mut worker = system.worker_process(&flags, &["demo"]);
+        let start = || {
+            let program = ["exec", "--", "sh", "-c", WORDS];
+            system.worker_process(&["--ack-wait", "2s"], &program)
+        };
+        let mut worker = start();
         system.kind_is_known().await;
-        let mut page = page(&edge, kind, "superseded", &input);
+        let mut page = page(&edge, kind, "superseded", &json!({}));
         page.says("begun").await;
         worker.kill().await;
-        let mut second = system.worker_process(&flags, &["demo"]);
+        let mut second = start();
         let said = page.ends().await;
         let [was_error, report] = said.as_slice() else {
             panic!("{said:?}")
         };
         // Version 6 has no part that withdraws text: its stream breaks, and resuming repairs that.
         assert_eq!(was_error["wasError"], kind.0 == "ai6");
-        assert_fields!(report, {"status": "ready", "error": null, "messages": 2, "text": text(&input)}, "{kind:?}");
+        assert_fields!(report, {"status": "ready", "error": null, "messages": 2, "text": text}, "{kind:?}");
         let job = report["metadata"]["job"].as_str().unwrap().parse().unwrap();
         assert_eq!(system.ended(&job).await.attempt, 2);
         second.kill().await;

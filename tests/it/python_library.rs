@@ -254,11 +254,11 @@ async fn a_retry_delay_outlives_its_worker(broker: &Broker) {
     system.end().await;
 }
 
-/// Counts to ten, and continues where an earlier attempt stopped.
+/// Counts to ten, and continues where an earlier attempt stopped. The first attempt stops at three.
 const COUNT: &str = r#"
     for number in range(len((job.previous_output or "").split()), 10):
         yield f"{number} "
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1000 if job.attempt == 1 and number == 2 else 0.1)
 "#;
 
 async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
@@ -266,7 +266,11 @@ async fn a_killed_worker_is_replaced_and_its_output_continued(broker: &Broker) {
     let settings = "continues=True, flush_interval=0, ack_wait=2";
     let mut first = PythonWorker::start_with(&system, COUNT, settings).await;
     let job = system.submit("count", json!(null)).await;
-    system.reaches("count", 5).await;
+    until("some output", async || {
+        let state = system.state(&job).await;
+        state.is_some_and(|state| state.output == "0 1 2 ")
+    })
+    .await;
     first.process.kill().await;
     let killed = Instant::now();
     let _second = PythonWorker::start_with(&system, COUNT, settings).await;

@@ -16,19 +16,21 @@ use crate::support::{eventually, within};
 async fn watchers_start_over_after_a_restored_store() {
     let mut broker = Broker::one();
     let system = System::with(&broker, |settings| settings.shards = 1).await;
-    system.demo().await;
+    let [copied, restored] = system.parts().await;
     let edge = system.edge().await;
-    let input = words(150, 12, 5);
+    let input = words(150, 50, 5);
     let job = system.submit("restored", input.clone()).await;
     let mut followers = Follower::all(&edge.addr, "restored");
-    system.reaches("restored", 20).await;
+    // Its first fifty words, each of which is two events.
+    system.reaches("restored", 102).await;
     let copy = broker.copy_store(0);
-    for follower in &mut followers {
-        follower.reaches(40).await;
-    }
+    copied.cancel();
+    // Everyone has events that the copy lacks.
+    join_all(followers.iter_mut().map(|follower| follower.reaches(202))).await;
     broker.kill(0);
     broker.restore(0, &copy);
     broker.restart(0);
+    restored.cancel();
     let ended = join_all(followers.into_iter().map(|follower| async {
         let name = follower.name();
         (name, follower.ends().await)

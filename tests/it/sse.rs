@@ -137,7 +137,7 @@ async fn a_stream_can_start_before_its_job(broker: &Broker) {
 
 async fn streams_resume_on_another_edge_after_a_stop(broker: &Broker) {
     let system = System::on(broker).await;
-    system.demo().await;
+    let [rest] = system.parts().await;
     let (mut first, addr) = system.edge_process(&[]).await;
     let input = words(100, 50, 4);
     system.submit("stop", input.clone()).await;
@@ -149,6 +149,7 @@ async fn streams_resume_on_another_edge_after_a_stop(broker: &Broker) {
     assert!(!seen.ended);
     assert!(first.ends_within(Duration::from_secs(5)).await.success());
     let second = system.edge().await;
+    rest.cancel();
     let id = format!("Last-Event-ID: {}\r\n", seen.cursor.as_ref().unwrap());
     let mut client = Sse::open(&second.addr, &path("stop"), &id).await;
     assert!(take(&mut client, &mut seen, usize::MAX).await);
