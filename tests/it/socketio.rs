@@ -21,6 +21,9 @@ use crate::support::{assert_fields, assert_within, eventually, until};
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
 
+/// After how many milliseconds a client reports that it is stuck, if a busy machine may take long.
+const PATIENCE_MS: u32 = 150_000;
+
 /// A free address outside the ephemeral port range: while the edge is
 /// down, its clients' own connections could otherwise take the port.
 fn free_addr() -> String {
@@ -61,38 +64,45 @@ async fn until_connected(addr: &str) {
     .await;
 }
 
+/// Client `n` of two hundred, which reaches the edge directly or through a proxy.
+fn crowd_client(n: usize, proxy: &str) -> Value {
+    let transports = [None, Some(["polling"]), Some(["websocket"])];
+    let mut client =
+        json!({"job": crowd_job(n), "resume": (["auth", "watch"][n % 2]), "cuts": n % 4});
+    if let Some(transport) = transports[n % 3] {
+        client["transports"] = json!(transport);
+    }
+    // Node's client hangs for 45 s when its connection is cut while it upgrades from polling to
+    // a WebSocket, and the proxy would hit that moment.
+    if n % 5 < 2 && (n >= 100 || !n.is_multiple_of(3)) {
+        client["via"] = json!(proxy);
+    }
+    client
+}
+
+/// The job that client `n` of two hundred follows.
+fn crowd_job(n: usize) -> String {
+    format!("crowd-{}", n % 20)
+}
+
 #[tokio::test]
 async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     let system = System::on(Broker::shared_one()).await;
-    system.demo().await;
+    let [rest] = system.parts().await;
     let (mut edge_process, addr) = system
         .edge_process(&["--threads", "2", "--listen", &free_addr()])
         .await;
     let proxy =
         Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;
-    let input = |n: u64| words(200, 20, n);
-    let job = |n: usize| format!("crowd-{}", n % 20);
+    let input = |n: u64| words(60, 6, n);
     for n in 0..20 {
-        system.submit(&job(n), input(n as u64)).await;
+        system.submit(&crowd_job(n), input(n as u64)).await;
     }
     let via = format!("http://{}", proxy.addr);
-    let client = |n: usize| {
-        let transports = [None, Some(["polling"]), Some(["websocket"])];
-        let mut client =
-            json!({"job": job(n), "resume": (["auth", "watch"][n % 2]), "cuts": n % 4});
-        if let Some(transport) = transports[n % 3] {
-            client["transports"] = json!(transport);
-        }
-        // Node's client hangs for 45 s when its connection is cut while it upgrades from polling to
-        // a WebSocket, and the proxy would hit that moment.
-        if n % 5 < 2 && (n >= 100 || !n.is_multiple_of(3)) {
-            client["via"] = json!(via);
-        }
-        client
-    };
     let given = |from: usize| {
-        json!({"url": format!("http://{addr}"), "seed": 7,
-            "clients": (from..from + 100).map(client).collect::<Vec<_>>()})
+        let clients = (from..from + 100).map(|n| crowd_client(n, &via));
+        json!({"url": format!("http://{addr}"), "seed": 7, "patience": PATIENCE_MS,
+            "clients": clients.collect::<Vec<_>>()})
     };
     let node = ThirdParty::node(Path::new(NODE), &given(0));
     let python = ThirdParty::python(PYTHON, &given(100));
@@ -114,6 +124,12 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
         system
             .edge_process(&["--threads", "2", "--listen", &addr])
             .await
+    };
+    // No job ends before all edges have run.
+    let chaos = async {
+        let edge = chaos.await;
+        rest.cancel();
+        edge
     };
     let ((node, python), _edge) = join(join(node.ends(), python.ends()), chaos).await;
     assert_eq!((node.len(), python.len()), (100, 100));
@@ -187,9 +203,9 @@ async fn two_edges_serve_websocket_clients_behind_a_balancer() {
 #[tokio::test]
 async fn polling_sessions_work_on_every_thread() {
     let system = System::on(Broker::shared_one()).await;
-    system.demo().await;
+    let [rest] = system.parts().await;
     let (_edge, addr) = system.edge_process(&["--threads", "2"]).await;
-    let input = words(60, 20, 3);
+    let input = words(100, 20, 3);
     let job = system.submit("threads", input.clone()).await;
     let clients: Vec<_> = (0..20)
         .map(|n| {
@@ -203,7 +219,16 @@ async fn polling_sessions_work_on_every_thread() {
     let given = json!({"url": format!("http://{addr}"), "clients": clients});
     let node = ThirdParty::node(Path::new(NODE), &given);
     let python = ThirdParty::python(PYTHON, &given);
-    let (node, python) = join(node.ends(), python.ends()).await;
+    // Clients upgrade as soon as they are connected; the rest of the job takes longer than that.
+    let begun = async {
+        until("all clients", async || {
+            let connections = &stats(&addr, "/api/stats").await["connections"];
+            connections["socketio"] == 40
+        })
+        .await;
+        rest.cancel();
+    };
+    let ((node, python), ()) = join(join(node.ends(), python.ends()), begun).await;
     let last = system.last(&job).await;
     for (n, seen) in node.iter().chain(&python).enumerate() {
         assert_whole(seen, &text(&input), last.seq.0);
@@ -244,7 +269,7 @@ async fn a_slow_client_answers_pings_late_and_stays_connected() {
     let begun = Instant::now();
     let node = ThirdParty::node(
         Path::new(NODE),
-        &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow, "patience": 58_000}),
+        &json!({"url": format!("http://{addr}"), "clients": clients, "slow": slow, "patience": PATIENCE_MS}),
     );
     let seen = node.ends().await;
     let last = system.last(&job).await;
