@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use tailwater::nats::CancelOutcome;
-use tailwater::wire::{EventType, Status};
-use tokio::time::{Instant, sleep};
+use tailwater::wire::{EventType, Status, Stored};
+use tokio::time::Instant;
 
-use crate::support::assert_within;
 use crate::support::broker::Broker;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
+use crate::support::{assert_within, within};
 
 on_one_and_three!(
     a_queued_job_is_cancelled_and_never_starts,
@@ -84,7 +84,20 @@ async fn a_cancel_that_races_the_end_reports_the_true_outcome(broker: &Broker) {
         let system = &system;
         async move {
             let job = system.submit(&format!("race-{n}"), words(4, 200, n)).await;
-            sleep(Duration::from_micros(n * 97 % 24_000)).await;
+            // Some are cancelled at once, some after each event, and some after the end.
+            let moment = n % 6;
+            within("progress", async {
+                let is_reached =
+                    |last: Stored| last.event_type.is_end() || (moment < 5 && last.seq.0 >= moment);
+                // Without a pause, or the moment would pass.
+                loop {
+                    let last = system.log.last(&job).await.ok().flatten();
+                    if last.is_some_and(is_reached) {
+                        return;
+                    }
+                }
+            })
+            .await;
             let outcome = system.cancel(&job).await;
             let last = system
                 .last_event("the end", &job, |last| last.event_type.is_end())
