@@ -2,6 +2,7 @@ use async_nats::{Client, Message};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tailwater::config::SCAN_FROM;
 use tailwater::nats::{EventWriter, Log, Nats, Reader, ReplaySource, Role};
 use tailwater::runtime;
 use tailwater::source::{EventSource as _, Replay as _, Replica, Span};
@@ -184,14 +185,13 @@ async fn many_replays_of_segments_share_a_scan_of_the_events_after_them() {
         assert_eq!(seqs, (1..=66).collect::<Vec<u64>>());
     }
     let events = |source| reader.replay_counts().events(source);
-    assert_eq!(
-        [
-            events(ReplaySource::Segments),
-            events(ReplaySource::Scan),
-            events(ReplaySource::Pages)
-        ],
-        [80 * 64, 80 * 2, 0]
-    );
+    let scanned = events(ReplaySource::Scan);
+    let paged = events(ReplaySource::Pages);
+    let found = [events(ReplaySource::Segments), scanned + paged];
+    assert_eq!(found, [80 * 64, 80 * 2]);
+    // If a scan has ended before a busy machine has read all segments, it is too late for the last
+    // few, which rightly read pages.
+    assert!(paged <= 2 * SCAN_FROM as u64, "{paged} events of pages");
     system.end().await;
 }
 
