@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
@@ -66,6 +67,18 @@ impl Backend for Exec {
     }
 
     async fn run(&self, job: Job, out: Output) -> Result<Finish, Failure> {
+        self.run_with_grace(EXEC_STOP_GRACE, job, out).await
+    }
+}
+
+impl Exec {
+    /// Runs a program, which has this long to end after SIGTERM.
+    async fn run_with_grace(
+        &self,
+        grace: Duration,
+        job: Job,
+        out: Output,
+    ) -> Result<Finish, Failure> {
         if job.stop.is_cancelled() {
             return Err(Stopped.into());
         }
@@ -82,7 +95,7 @@ impl Backend for Exec {
         };
         if relayed.is_err() {
             program.signal(Signal::TERM);
-            let _ = timeout(EXEC_STOP_GRACE, pipes.drain(&mut program)).await;
+            let _ = timeout(grace, pipes.drain(&mut program)).await;
         }
         // Kills the processes that the program left behind, which ends standard error.
         program.signal(Signal::KILL);
@@ -90,9 +103,7 @@ impl Backend for Exec {
         let status = program.reap().await?;
         relayed.and_then(|()| self.result_of(status, &pipes.stderr.last()))
     }
-}
 
-impl Exec {
     fn start(&self, job: &Job) -> Result<(Program, Pipes), Failure> {
         let mut words = self.command.iter();
         let mut command = match (&self.guard, words.next()) {
