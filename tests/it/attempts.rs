@@ -19,7 +19,7 @@ use crate::support::process::{Process, runs};
 use crate::support::proxy::Proxy;
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, limited, text, words};
-use crate::support::{assert_fields, assert_within, eventually, random, until};
+use crate::support::{PATIENCE, assert_fields, assert_within, eventually, random, until};
 
 on_one_and_three!(
     a_retryable_failure_is_retried_after_a_delay,
@@ -405,7 +405,7 @@ async fn a_second_signal_stops_a_worker_without_waiting_for_its_jobs() {
     system.reaches("long", running + 5).await;
     assert_eq!(system.state(&next).await.unwrap().status, Status::Queued);
     worker.signal(Signal::TERM);
-    worker.ends_within(Duration::from_secs(2)).await;
+    worker.ends_within(PATIENCE).await;
     system.end().await;
 }
 

@@ -7,19 +7,19 @@ use tailwater::nats::{AppendError, EventWriter, Log, Nats, Queue};
 use tailwater::process_group::Signal;
 use tailwater::wire::{Body, EventType, JobId, Submission};
 use tailwater::worker::{Worker, WorkerSettings};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::support::broker::Broker;
 use crate::support::client::follow_through;
 use crate::support::client::{Seen, follow};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, eventually, until, within};
+use crate::support::{eventually, timed, until, within};
 
 on_one_and_three!(
     the_next_worker_supersedes_a_killed_one,
     the_broker_fences_a_worker_that_was_frozen,
-    a_stopping_worker_hands_its_jobs_over_within_a_second,
+    a_stopping_worker_hands_its_jobs_over_at_once,
 );
 
 async fn the_next_worker_supersedes_a_killed_one(broker: &Broker) {
@@ -80,10 +80,14 @@ async fn the_broker_fences_a_worker_that_was_frozen(broker: &Broker) {
     system.end().await;
 }
 
-async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) {
+async fn a_stopping_worker_hands_its_jobs_over_at_once(broker: &Broker) {
     let system = System::on(broker).await;
+    // After the ack wait the other worker would get them in any case.
     let first = system
-        .worker(Demo, |settings| settings.grace = Duration::ZERO)
+        .worker(Demo, |settings| {
+            settings.grace = Duration::ZERO;
+            settings.ack_wait = Duration::from_secs(600);
+        })
         .await;
     let jobs = join_all((0..20).map(|n| {
         let system = &system;
@@ -95,11 +99,9 @@ async fn a_stopping_worker_hands_its_jobs_over_within_a_second(broker: &Broker) 
     }
     system.demo().await;
     first.cancel();
-    let stopped = Instant::now();
     for job in &jobs {
         let second = system.last_event("a second attempt", job, |last| last.attempt == 2);
         second.await;
-        assert_within(stopped, Duration::from_secs(1));
     }
     for (n, job) in jobs.iter().enumerate() {
         let state = system.ended(job).await;
@@ -201,13 +203,13 @@ async fn an_idle_worker_claims_jobs_as_soon_as_the_broker_is_back() {
             queue.submit(&job, &submission).await.ok()
         })
         .await;
-        let submitted = Instant::now();
         let last = async || log.last(&job).await.ok().flatten();
-        until("the end", async || {
+        let end = Box::pin(until("the end", async || {
             last().await.is_some_and(|last| last.event_type.is_end())
-        })
-        .await;
-        assert_within(submitted, Duration::from_secs(2));
+        }));
+        // A request for jobs that was lost costs most of `CLAIM_WAIT`. The worker runs in this process.
+        let ((), took) = timed(end).await;
+        assert!(took < Duration::from_secs(2), "{took:?}");
     }
     system.end().await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailwater::backend::openai::{OpenAi, OpenAiSettings};
+use tailwater::config::STOP_WAIT;
 use tailwater::process_group::Signal;
 use tailwater::wire::Status;
 use tokio::sync::mpsc;
@@ -645,7 +646,7 @@ async fn a_complete_answer_needs_no_end_mark() {
 }
 
 #[tokio::test]
-async fn a_cancel_closes_the_model_connection_within_a_second() {
+async fn a_cancel_closes_the_model_connection_at_once() {
     let (closed, mut closes) = mpsc::channel(4);
     let server = Server::start(move |mut exchange: Exchange| {
         let closed = closed.clone();
@@ -658,7 +659,12 @@ async fn a_cancel_closes_the_model_connection_within_a_second() {
         }
     })
     .await;
-    let model = Model::of(&server).await;
+    // Without the signal neither the worker nor the backend would end it within minutes.
+    let minutes = Duration::from_secs(600);
+    let model = Model::with(&server.addr, minutes, |settings| {
+        settings.ack_wait = minutes
+    })
+    .await;
     for (number, way) in ["streams", "waits"].into_iter().enumerate() {
         let job = model.system.submit(way, json!(way)).await;
         until("the request", async || server.requests().len() > number).await;
@@ -672,11 +678,9 @@ async fn a_cancel_closes_the_model_connection_within_a_second() {
         let closed = within("the connection to close", closes.recv())
             .await
             .unwrap();
-        assert!(
-            closed - asked < Duration::from_secs(1),
-            "{way}: {:?}",
-            closed - asked
-        );
+        // A backend that ignores its stop signal is dropped only then.
+        let took = closed - asked;
+        assert!(took < STOP_WAIT, "{way}: {took:?}");
         assert_eq!(model.system.ended(&job).await.status, Status::Cancelled);
     }
     model.system.end().await;

@@ -1,6 +1,5 @@
-use std::time::Duration;
-
 use serde_json::json;
+use tailwater::config::STOP_WAIT;
 use tailwater::wire::Status;
 use tokio::time::Instant;
 
@@ -25,7 +24,9 @@ print("sentence")
 "#;
 
 async fn worker(system: &System) -> Process {
-    let worker = system.worker_process(&[], &["exec", "--", "python3", "-c", TASKS]);
+    // Without the signal of a cancel it would look at the log only after minutes.
+    let flags = ["--ack-wait", "10m"];
+    let worker = system.worker_process(&flags, &["exec", "--", "python3", "-c", TASKS]);
     system.kind_is_known().await;
     worker
 }
@@ -57,7 +58,8 @@ async fn an_exception_of_a_program_fails_only_its_job_with_its_text() {
     system.cancel(&jobs[1]).await;
     assert_eq!(system.ended(&jobs[1]).await.status, Status::Cancelled);
     until("the end of the program", async || !program_runs(&output)).await;
-    assert_within(asked, Duration::from_secs(2));
+    // A backend that ignores its stop signal is dropped only then, and its program killed.
+    assert_within(asked, STOP_WAIT);
     let done = system.submit("done", json!(null)).await;
     let output = system.ended(&done).await.output;
     assert!(output.ends_with("\nsentence\n"), "{output}");

@@ -4,14 +4,13 @@ use futures_util::future::{join, join_all};
 use serde_json::Value;
 use tailwater::wire::Submission;
 use tokio::process::{Child, Command};
-use tokio::time::{Duration, Instant};
 
 use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
-use crate::support::{assert_within, python, root, within};
+use crate::support::{python, root, within};
 
 /// A program that follows a job with a third-party library.
 struct Follower {
@@ -173,9 +172,7 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
         .spawn()
         .unwrap();
     system.submit("beside", words(30, 20, 1)).await;
-    let begun = Instant::now();
     follow(&edge.addr, "beside").await.assert_whole();
-    assert_within(begun, Duration::from_secs(4));
     let ended = curl.try_wait().unwrap();
     assert_eq!(ended, None, "nobody has read what curl received");
     let out = within("curl", curl.wait_with_output()).await.unwrap();

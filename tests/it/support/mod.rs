@@ -48,7 +48,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// The longest that one wait of a test may take. Longer than an election.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -105,6 +105,25 @@ pub fn random() -> fastrand::Rng {
 pub fn assert_within(since: Instant, limit: Duration) {
     let passed = since.elapsed();
     assert!(passed < limit, "{passed:?}, not less than {limit:?}");
+}
+
+/// Waits for `work`; returns how long this process ran meanwhile. What runs in this process took no
+/// longer: the time in which a busy machine runs only others counts as one tick.
+pub async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    const TICK: Duration = Duration::from_millis(10);
+    let mut clock = interval(TICK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first one is due at once.
+    clock.tick().await;
+    let mut work = Box::pin(work);
+    let mut ran = Duration::ZERO;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return (result, ran),
+            _ = clock.tick() => ran += TICK,
+        }
+    }
 }
 
 /// Waits for `what`, or fails with its name.
