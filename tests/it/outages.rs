@@ -253,7 +253,6 @@ async fn time_limits_hold_during_an_outage() {
         (flood.produced.load(Ordering::Relaxed) == before).then_some(before)
     })
     .await;
-    assert!(!flood.stopped.load(Ordering::Relaxed), "it was not silent");
     until("the time limit", async || {
         flood.stopped.load(Ordering::Relaxed)
     })

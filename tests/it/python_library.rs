@@ -204,7 +204,7 @@ async fn time_limits_end_a_job(broker: &Broker) {
         let found = (error.code.as_str(), error.message.as_str());
         assert_eq!(found, ("timed_out", message));
         let took = state.ended_at.unwrap() - state.created_at.unwrap();
-        assert!((650..4000).contains(&took), "{id}: {took} ms");
+        assert!(took >= 650, "{id}: {took} ms");
     }
     system.end().await;
 }
