@@ -60,8 +60,8 @@ async fn a_connection_is_told_that_its_token_expires_and_goes_on_with_a_new_one(
     let job = "j1".parse().unwrap();
     let edge = system.edge_with_tokens().await;
     let grants = json!({"watch": ["j1"]});
-    let begun = Instant::now();
-    let mut client = TokenClient::connect(&edge.addr, Sends::Frame, &token("a", &grants, 3))
+    let first = token("a", &grants, 10);
+    let mut client = TokenClient::connect(&edge.addr, Sends::Frame, &first)
         .await
         .unwrap();
     assert_eq!(client.frame().await.unwrap()["op"], "token_expiring");
@@ -77,20 +77,23 @@ async fn a_connection_is_told_that_its_token_expires_and_goes_on_with_a_new_one(
         let refused = client.ask(&json!({"op": "auth", "token": bad})).await;
         assert_eq!(refused, "unauthorized");
     }
-    let renewed = token("a", &grants, 7);
+    let renewed = token("a", &grants, 20);
     client.send(&json!({"op": "auth", "token": renewed})).await;
     let answer = client.frame().await.unwrap();
     assert_eq!(answer["op"], "authenticated");
-    assert!(answer["expires_in_ms"].as_u64().unwrap() > 3000, "{answer}");
+    assert!(answer["expires_in_ms"].as_u64() > Some(10_000), "{answer}");
     // The watch goes on where it is, also after the first token has expired.
     assert_eq!(client.frame().await.unwrap()["op"], "token_expiring");
-    let mut seq = 2;
-    while begun.elapsed() < Duration::from_secs(4) {
+    until("the first token to expire", async || {
+        status(&edge, "/api/jobs/j1", &first).await == 401
+    })
+    .await;
+    for seq in 3..10 {
         writer.append(chunk("b")).await.unwrap();
-        seq += 1;
         assert_eq!(client.frame().await.unwrap()["seq"], seq);
     }
     assert_eq!(client.closed().await, "4401 token_expired");
+    assert_eq!(status(&edge, "/api/jobs/j1", &renewed).await, 401);
     system.end().await;
 }
 
@@ -140,7 +143,8 @@ async fn every_connection_ends_when_its_token_expires() {
     let system = System::on(Broker::shared_one()).await;
     submit(&system, "j1").await;
     let edge = system.edge_with_tokens().await;
-    let short = token("a", &json!({"watch": ["j1"]}), 3);
+    // Long enough for a busy machine to open them all.
+    let short = token("a", &json!({"watch": ["j1"]}), 15);
     let mut client = TokenClient::connect(&edge.addr, Sends::Header, &short)
         .await
         .unwrap();
@@ -160,7 +164,10 @@ async fn every_connection_ends_when_its_token_expires() {
             Item::Event(..) => events += 1,
             Item::Named(name, frame) => {
                 assert_eq!(frame["op"], name);
-                assert!(frame["expires_in_ms"].as_u64().unwrap() <= 3000, "{frame}");
+                assert!(
+                    frame["expires_in_ms"].as_u64().unwrap() <= 15_000,
+                    "{frame}"
+                );
                 names.push(name);
             }
             Item::End => break,
@@ -258,8 +265,10 @@ async fn a_revocation_ends_open_connections_on_every_edge_within_a_second() {
         let late = system.edge_with_tokens().await;
         assert_eq!(status(&late, "/api/jobs/j1", &revoked).await, 401);
         bucket.withdraw(&revocation).await.unwrap();
-        let back = async || status(&edges[0], "/api/jobs/j1", &revoked).await == 200;
-        until("the token to be valid again", back).await;
+        for edge in &edges {
+            let back = async || status(edge, "/api/jobs/j1", &revoked).await == 200;
+            until("the token to be valid again", back).await;
+        }
     }
     system.end().await;
 }
@@ -446,7 +455,7 @@ async fn the_answer_to_a_submit_has_a_token_for_this_job_only() {
     let own = token("a", &json!({"submit": ["demo"]}), 600);
     let (code, plain) = submit_with(&edge, &own, "", &json!({"kind": "demo"})).await;
     assert_eq!(code, 202, "{plain}");
-    let terms = json!({"kind": "demo", "watch_token": {"cancel": true, "ttl_ms": 5000}});
+    let terms = json!({"kind": "demo", "watch_token": {"cancel": true, "ttl_ms": 15_000}});
     let (_, asked) = submit_with(&edge, &own, "", &terms).await;
     let job = |answer: &Value| answer["id"].as_str().unwrap().to_owned();
     let token_of = |answer: &Value| answer["watch_token"].as_str().unwrap().to_owned();
