@@ -339,7 +339,8 @@ async fn a_purged_job_is_not_started_by_a_late_delivery() {
     let names = system.names();
     let nats = Nats::connect(&system.options).await.unwrap();
     let kind = "demo".parse().unwrap();
-    let first = Claim::open(&nats, &kind, Duration::from_secs(2));
+    // Longer than opening the worker below takes on a busy machine.
+    let first = Claim::open(&nats, &kind, Duration::from_secs(8));
     let mut first = within("a claim", first).await.unwrap();
     let job = system.submit("purged", words(3, 0, 1)).await;
     let delivery = within("a delivery", first.next(1)).await.unwrap();
@@ -352,7 +353,7 @@ async fn a_purged_job_is_not_started_by_a_late_delivery() {
     let consumer = format!("CONSUMER.INFO.{}.demo", names.jobs_stream());
     until("the second delivery", async || {
         let info = system.ask_jetstream(&consumer, &json!({})).await;
-        info["delivered"]["consumer_seq"] == 2
+        info["delivered"]["consumer_seq"].as_u64() >= Some(2)
     })
     .await;
     system.cancel_running(&job).await;
