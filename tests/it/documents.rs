@@ -10,10 +10,8 @@
 //! - `ARCHITECTURE.md` and `CONTRIBUTING.md` name paths, types, functions and tests as they are in the tree.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,7 +22,7 @@ use crate::support::http_server::{Exchange, Server};
 use crate::support::system::{text, words};
 use crate::support::third_party::{ThirdParty, node_folder};
 use crate::support::up::up;
-use crate::support::{process, root, within};
+use crate::support::{free_port, process, root, within};
 
 /// The documents whose commands are run, each by the test below that names it.
 const RUN: [&str; 11] = [
@@ -128,15 +126,9 @@ fn is_not_run(line: &str) -> bool {
     NOT_RUN.iter().any(|start| line.starts_with(start))
 }
 
-/// An address for a program of a document. Its port is outside the ephemeral range, so no connection uses it meanwhile.
+/// An address for a program of a document.
 fn free_address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let free = (0..).find_map(|_| {
-        let next = std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = format!("127.0.0.1:{}", 20_000 + next % 10_000);
-        TcpListener::bind(&address).is_ok().then_some(address)
-    });
-    free.unwrap()
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// A model server that returns the same answer to every question.
@@ -176,18 +168,12 @@ async fn run(document: &str) {
     let model = model().await;
     // The tests have ports of their own.
     let mut places = vec![
-        (
-            "4223",
-            free_address().rsplit(':').next().unwrap().to_owned(),
-        ),
+        ("4223", free_port().to_string()),
         ("127.0.0.1:4000", up.addr.clone()),
         ("nats://127.0.0.1:4222", up.nats.clone()),
         ("127.0.0.1:4001", free_address()),
         ("127.0.0.1:9464", free_address()),
-        (
-            "8000",
-            free_address().rsplit(':').next().unwrap().to_owned(),
-        ),
+        ("8000", free_port().to_string()),
         ("127.0.0.1:11434", model.addr.clone()),
     ];
     let three = "nats://n1:4222,nats://n2:4222,nats://n3:4222";

@@ -17,21 +17,13 @@ use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{PATIENCE, assert_fields, assert_within, eventually, until};
+use crate::support::{PATIENCE, assert_fields, assert_within, eventually, free_port, until};
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
 
 /// After how many milliseconds a client reports that it is stuck, if a busy machine may take long.
 const PATIENCE_MS: u32 = 150_000;
-
-/// A free address outside the ephemeral port range: while the edge is
-/// down, its clients' own connections could otherwise take the port.
-fn free_addr() -> String {
-    let mut ports = 20_000 + std::process::id() as u16 % 10_000..32_000;
-    let free = ports.find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
-    format!("127.0.0.1:{}", free.expect("a free port"))
-}
 
 /// Requires that a client saw every event of a job once, in order, to the end.
 fn assert_whole(seen: &Value, text: &str, last: u64) {
@@ -90,8 +82,10 @@ fn crowd_job(n: usize) -> String {
 async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
     let system = System::on(Broker::shared_one()).await;
     let [rest] = system.parts().await;
+    // While the edge is down, its clients' own connections do not take this port.
+    let listen = format!("127.0.0.1:{}", free_port());
     let (mut edge_process, addr) = system
-        .edge_process(&["--threads", "2", "--listen", &free_addr()])
+        .edge_process(&["--threads", "2", "--listen", &listen])
         .await;
     let proxy =
         Proxy::cutting_after(&addr, Duration::from_millis(300), Duration::from_secs(4)).await;

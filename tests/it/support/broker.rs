@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +13,7 @@ use tailwater::process_group::{Signal, kill_group};
 use tempfile::TempDir;
 
 use super::link::{Flow, Link};
-use super::{roles, root};
+use super::{free_port, roles, root};
 
 /// A broker of one or three nodes.
 pub struct Broker {
@@ -326,12 +325,4 @@ fn copy_all(from: &Path, to: &Path) {
             let _ = fs::copy(entry.path(), target);
         }
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

@@ -45,7 +45,9 @@ pub mod up;
 pub mod workers;
 
 use std::future::Future;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -85,6 +87,23 @@ pub fn example(name: &str) -> PathBuf {
         example.display()
     );
     example
+}
+
+/// A port on which nothing listens, for a program that may also end and start again: it is outside the
+/// ephemeral range of Linux, 32768 to 60999, so that no connection and no other listener takes it
+/// meanwhile.
+pub fn free_port() -> u16 {
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Processes that start one after another begin far from each other.
+    let begin = std::process::id().wrapping_mul(997) % COUNT;
+    let mut ports = (0..COUNT).map(|_| {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        u16::try_from(FIRST + (begin + given) % COUNT).unwrap()
+    });
+    let free = ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.expect("a free port")
 }
 
 /// Random numbers. A test that fails shows their seed; `TEST_SEED` repeats it.
