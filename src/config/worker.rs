@@ -6,6 +6,9 @@ use std::time::Duration;
 /// worker configured another time. A worker reports three times as often: 3750 messages per second
 /// with 10,000 running jobs.
 pub const ACK_WAIT: Duration = Duration::from_secs(8);
+/// How late the end of a silence may be noticed. Later, the process was paused or starved, and its
+/// backends could not produce output either: the limit starts again, once.
+pub const SILENCE_LATE_MAX: Duration = Duration::from_millis(500);
 /// How many deliveries of a job may fail before the next one counts as an attempt. An outage of
 /// about twenty minutes costs that many, see [`CLAIM_PAUSE_FACTOR`].
 pub const DELIVERIES_MAX: u32 = 64;

@@ -127,7 +127,12 @@ impl Attempt {
             }
             match self.next(running.as_mut(), handed_back.as_mut()).await {
                 AttemptEvent::HandBack => return Ok(StopReason::HandBack),
-                AttemptEvent::TimedOut(message) => return Ok(StopReason::TimedOut(message)),
+                // After a pause of the process, the backend's threads may not have run yet.
+                AttemptEvent::TimedOut(message) => {
+                    if !self.deadlines.excuse_pause(Instant::now()) {
+                        return Ok(StopReason::TimedOut(message));
+                    }
+                }
                 AttemptEvent::Written(result) => {
                     let written = result?;
                     self.proven = Instant::now();
