@@ -10,6 +10,9 @@ pub const CONFORMANCE_JOBS: u16 = 4;
 /// How long a worker's program may take to start and to claim its first job, or to claim one that
 /// was its predecessor's, after the ack wait.
 pub const CONFORMANCE_START_WAIT: Duration = Duration::from_secs(30);
+/// How much longer than the ack wait a running job may take to be cancelled: a busy machine, and a
+/// program that cleans up, need time also when the ack wait is short.
+pub const CONFORMANCE_CANCEL_WAIT: Duration = Duration::from_secs(10);
 /// How long the jobs of one step may take in all.
 pub const CONFORMANCE_END_WAIT: Duration = Duration::from_secs(180);
 /// How often the log is read.

@@ -10,7 +10,9 @@ use super::check_result::CheckResult;
 use super::lab::Lab;
 use super::rules::RULES;
 use crate::cli::guarded::GuardedProcess;
-use crate::config::{ATTEMPTS_MAX, CONFORMANCE_END_WAIT, CONFORMANCE_START_WAIT};
+use crate::config::{
+    ATTEMPTS_MAX, CONFORMANCE_CANCEL_WAIT, CONFORMANCE_END_WAIT, CONFORMANCE_START_WAIT,
+};
 use crate::process_group::Signal;
 use crate::wire::{Body, EventType, JobId, Stored};
 
@@ -25,6 +27,12 @@ const TAKEN_OVER: RangeInclusive<u32> = 2..=ATTEMPTS_MAX;
 
 fn fault<T>(what: impl Display) -> anyhow::Result<T> {
     Err(WorkerFault(what.to_string()).into())
+}
+
+/// How long a running job may take to be cancelled. The signal can be lost; a worker then looks at the
+/// log after two thirds of the ack wait.
+fn cancel_wait(ack_wait: Duration) -> Duration {
+    ack_wait + CONFORMANCE_CANCEL_WAIT
 }
 
 /// What the steps found so far.
@@ -190,7 +198,7 @@ impl Findings<'_> {
         let job = self.running().await?;
         let asked = Instant::now();
         self.lab.queue.cancel(&job, None).await?;
-        let limit = self.lab.settings.ack_wait;
+        let limit = cancel_wait(self.lab.settings.ack_wait);
         let last = self.ended(&job, limit).await?;
         let took = asked.elapsed();
         if last.event_type == EventType::Cancelled {
@@ -274,5 +282,19 @@ impl Findings<'_> {
         }
         self.results.extend(results);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::STOP_WAIT;
+
+    #[test]
+    fn a_cancel_whose_signal_was_lost_has_time_to_be_found_and_to_stop_the_work() {
+        for ack_wait in [1, 2, 8, 60].map(Duration::from_secs) {
+            let found_and_stopped = ack_wait * 2 / 3 + STOP_WAIT;
+            assert!(cancel_wait(ack_wait) > found_and_stopped, "{ack_wait:?}");
+        }
     }
 }
