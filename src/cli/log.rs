@@ -4,12 +4,14 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{LOG_FLUSH_WAIT, LOG_LINE_MAX, LOG_LINES};
+use crate::config::{LOG_FLUSH_EVERY, LOG_FLUSH_WAIT, LOG_LINE_MAX, LOG_LINES};
 
 /// Writes log lines. Clones share one thread and sink.
 #[derive(Clone, Debug)]
@@ -39,11 +41,22 @@ impl LogWriter {
 
     /// Waits until everything logged so far is written, [`LOG_FLUSH_WAIT`] at most.
     pub(super) fn flush(&self) {
+        self.flush_within(LOG_FLUSH_WAIT);
+    }
+
+    fn flush_within(&self, limit: Duration) {
+        let until = Instant::now() + limit;
         let (done, wait) = sync_channel(1);
-        // A full queue means that stderr is not read, so waiting is pointless.
-        if self.lines.try_send(LogMessage::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(LOG_FLUSH_WAIT);
+        let mut message = LogMessage::Flush(done);
+        // A reader of stderr that is only slow makes room.
+        while let Err(TrySendError::Full(unsent)) = self.lines.try_send(message) {
+            if Instant::now() >= until {
+                return;
+            }
+            thread::park_timeout(LOG_FLUSH_EVERY);
+            message = unsent;
         }
+        let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -143,6 +156,45 @@ mod tests {
             .count();
         assert!(text.starts_with("line 0\n") && written >= LOG_LINES);
         assert_eq!(written + lost, 10 * LOG_LINES);
+    }
+
+    /// A sink that is read slowly.
+    struct SlowSink(Sink);
+
+    impl Write for SlowSink {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            thread::park_timeout(Duration::from_millis(1));
+            self.0.write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flush_waits_for_a_reader_that_is_only_slow() {
+        let sink = Sink::default();
+        let log = LogWriter::to(SlowSink(sink.clone())).unwrap();
+        let mut sent = 0;
+        // Until the queue is full.
+        while log.lost.load(Ordering::Relaxed) == 0 && sent < 10 * LOG_LINES {
+            log.make_writer().write_all(b"line\n").unwrap();
+            sent += 1;
+        }
+        log.flush_within(Duration::from_secs(60));
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let written = text.lines().filter(|line| *line == "line").count();
+        // The number of lost lines follows the flush.
+        log.flush_within(Duration::from_secs(60));
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let counts = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("tailwater: "));
+        let lost: usize = counts
+            .map(|count| count.split(' ').next().unwrap().parse::<usize>().unwrap())
+            .sum();
+        assert_eq!(written + lost, sent);
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub const LOG_LINE_MAX: usize = 8 * 1024;
 /// How long a process that ends waits for its log to be written. A reader that is only slow reads
 /// it within this time.
 pub const LOG_FLUSH_WAIT: Duration = Duration::from_millis(500);
+/// How often such a process tries again while the log's queue is full.
+pub const LOG_FLUSH_EVERY: Duration = Duration::from_millis(1);
 /// How often an edge thread returns free memory to the system, once it was not used for as long.
 pub const FREE_MEMORY_EVERY: Duration = Duration::from_secs(1);
 /// A block of this size, in bytes, has a page of the allocator to itself: only blocks of up to 512 KiB
