@@ -3,7 +3,7 @@
 
 /** @import { Client, Connect } from "./types.ts" */
 /** @import { Feed, Host } from "./feed.js" */
-/** @import { Link, Listener } from "./link.js" */
+/** @import { Link } from "./link.js" */
 /** @import { Tabs } from "./tabs.js" */
 import { TailwaterError, closed, createApi, jobPath } from "./api.js";
 import { createFeed } from "./feed.js";
@@ -70,7 +70,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   let heard = 0;
   let begun = 0;
   let deadline = 0;
-  /** How many handshakes in a row were refused. */
+  /** How many WebSockets in a row were refused; not more than two before the edge was seen to be ready. */
   let refused = 0;
   let overStreams = !Socket || Date.now() - load("localStorage", name) < SSE_FOR;
 
@@ -131,9 +131,13 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
       }
       if (!isNeeded()) break;
       set("waiting");
-      // A proxy may refuse WebSockets while it passes other requests.
-      if (refused > 1 && transport() === "websocket") {
-        await api.request("/readyz").then(useStreams, () => {});
+      // A proxy may refuse WebSockets while it passes other requests. An edge that starts refuses them until it is ready,
+      // so only what is refused after that counts.
+      if (refused > 2) {
+        overStreams = true;
+        save("localStorage", name, Date.now());
+      } else if (refused > 1) {
+        await api.request("/readyz").catch(() => (refused = 1));
       }
       await host.pause(tries++, code === 1013 ? PAUSE_OVERLOADED : 0);
     }
@@ -157,7 +161,7 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     const code = await new Promise((resolve) => {
       /** @param {number} code */
       const closed = (code) => {
-        refused = isOpen || cannotOpen() ? 0 : refused + 1;
+        refused = over !== "websocket" || isOpen || cannotOpen() ? 0 : refused + 1;
         isOpen = false;
         link = undefined;
         resolve(code);
@@ -174,17 +178,17 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
     return code;
   }
 
-  /** @type {Listener["received"]} */
+  /** @param {any} frame One of link.js's `Received`. */
   function received(frame) {
     heard = Date.now();
     deadline = 0;
-    if ("job" in frame && frame.job) {
+    if (frame.job) {
       feeds.get(frame.job)?.receive(frame);
-    } else if ("op" in frame && frame.op === "hello") {
+    } else if (frame.op === "hello") {
       isOpen = true;
       set("open");
       feeds.forEach((feed) => feed.start());
-    } else if ("op" in frame && frame.op === "token_expiring") {
+    } else if (frame.op === "token_expiring") {
       // Not at once: an edge reports a token of a few seconds as soon as it has it.
       host.pause(0, frame.expires_in_ms / 2).then(renew);
     }
@@ -217,11 +221,6 @@ export const connect = (given = import.meta.url.replace(/[^/]*$/, ""), options =
   function wake() {
     sleepers.forEach((end) => end());
     ask(ANSWER_AWAKE);
-  }
-
-  function useStreams() {
-    overStreams = true;
-    save("localStorage", name, Date.now());
   }
 
   /** Forgets the jobs that nothing watches, and closes a connection without watches. */

@@ -58,7 +58,7 @@ export function createFeed({ send, pause, read, idle, relay }, job, saved) {
   /** The last sequence number that arrived before those between. */
   let behind = 0;
 
-  const isOver = () => ended || failure !== undefined;
+  const isOver = () => ended || !!failure;
   /** @param {WatchItem} [item] */
   const deliver = (item) => [...listeners].forEach((listener) => listener(item));
 

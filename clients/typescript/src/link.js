@@ -1,9 +1,9 @@
 // The connections to an edge: a WebSocket, or one event stream for each job where WebSockets are blocked. A link only
 // passes frames; it neither reconnects nor resumes.
 
-/** @import { Anew, ClientFrame, JobEvent, ServerFrame } from "./types.ts" */
+/** @import { Anew, ClientFrame, JobEvent, ServerFrame, TailwaterError } from "./types.ts" */
 /** @import { Api } from "./api.js" */
-import { TailwaterError, jobPath } from "./api.js";
+import { jobPath } from "./api.js";
 
 /** @typedef {ServerFrame | JobEvent | Anew} Received */
 /**
@@ -62,18 +62,22 @@ export function openStreams({ request }, { received, closed }) {
     streams.set(job, control);
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => control.abort(), SILENCE);
+    };
     let code = "unavailable";
     let message = "";
     try {
+      heard();
       const headers = { accept: "text/event-stream", ...(cursor && { "last-event-id": cursor }) };
       const { body } = await request(`${jobPath(job)}/events`, { headers, signal: control.signal });
       // 204: the job ended with the cursor's event.
       if (!body) received({ op: "end", job });
       const reader = body?.pipeThrough(new TextDecoderStream()).getReader();
       for (let rest = ""; reader; ) {
-        timer = setTimeout(() => control.abort(), SILENCE);
+        heard();
         const { value, done } = await reader.read();
-        clearTimeout(timer);
         if (done) break;
         const blocks = (rest + value).split("\n\n");
         rest = /** @type {string} */ (blocks.pop());
@@ -83,9 +87,11 @@ export function openStreams({ request }, { received, closed }) {
         }
       }
     } catch (error) {
-      clearTimeout(timer);
-      if (error instanceof TailwaterError && !error.retry) ({ code, message } = error);
+      const failure = /** @type {TailwaterError} */ (error);
+      // Other errors do not say it.
+      if (failure.retry === false) ({ code, message } = failure);
     }
+    clearTimeout(timer);
     // Unless it was stopped. After the job's final event this has no effect.
     if (streams.get(job) === control) received({ op: "error", code, message, job });
   }

@@ -16,6 +16,7 @@ export function createTabs(name, { watch, reconnect }) {
   const channel = new BroadcastChannel(name);
   let leads = false;
   let isClosed = false;
+  /** @type {(value?: unknown) => void} */
   let release = () => {};
   /** @type {Listener | undefined} */
   let listener;
@@ -31,7 +32,7 @@ export function createTabs(name, { watch, reconnect }) {
       if (isClosed) return;
       channel.postMessage({ frame: { op: "hello" } });
       reconnect();
-      return new Promise((resolve) => (release = () => resolve(undefined)));
+      return new Promise((resolve) => (release = resolve));
     });
     // Another tab found this one silent.
     held.catch(() => {

@@ -397,6 +397,8 @@ test("where WebSockets are blocked it follows event streams, each resumed by its
   edge.start("j", "one ");
   await pass(2000);
   assert.deepEqual([client.transport, watch.text], ["sse", "one "]);
+  // Two handshakes, and one more after the edge was ready; the last of these is the stream.
+  assert.equal(edge.sockets.length, 4);
   edge.open[0].break();
   edge.chunk("j", "two");
   await pass(2000);
@@ -404,6 +406,19 @@ test("where WebSockets are blocked it follows event streams, each resumed by its
   edge.end("j");
   await watch.done;
   assert.deepEqual(seen, [1, 2, 3, 4, 5]);
+});
+
+test("an edge that is ready only after it refused WebSockets is no reason for event streams", async () => {
+  edge.blocked = true;
+  edge.intercept = (method, path) => {
+    // It starts between the last handshake and this.
+    if (path === "/readyz") edge.blocked = false;
+  };
+  const client = open();
+  const watch = client.watch("j");
+  edge.start("j", "x");
+  await pass(2000);
+  assert.deepEqual([client.transport, watch.text, edge.sockets.length, edge.requests], ["websocket", "x", 3, ["GET /readyz"]]);
 });
 
 test("an edge that is down is no reason for event streams", async () => {
@@ -426,6 +441,21 @@ test("without WebSockets, as in Node.js 20, it follows event streams at once", a
   await until(() => watch.text === "x");
   assert.equal(client.transport, "sse");
   globalThis.WebSocket = given;
+});
+
+test("an event stream that is taken and never answered is asked for again", async () => {
+  edge.blocked = true;
+  let asked = 0;
+  edge.intercept = (method, path, { signal }) => {
+    if (path !== "/api/jobs/j/events" || asked++) return undefined;
+    return new Promise((resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const watch = open().watch("j");
+  edge.start("j", "x");
+  await pass(44_000);
+  assert.deepEqual([asked, watch.text], [1, ""]);
+  await pass(4000);
+  assert.deepEqual([asked, watch.text], [2, "x"]);
 });
 
 test("a submit is known by its id at once, and its watch may begin before it is sent", async () => {
