@@ -3,12 +3,21 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::support::process::run_program;
 use crate::support::root;
 use crate::support::third_party::ThirdParty;
 use crate::support::tokens::SIGNING;
 use crate::support::up::{up, up_with};
+
+/// How many of these tests run at once. The test runner starts neighbours together, so that there would be a browser on
+/// each of its threads; two keep two cores busy, since scenarios mostly wait.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.unwrap()
+}
 
 /// Runs scenarios of a file of `tests/clients/browser` in Chromium, against a `tailwater up` whose
 /// jobs of the kind `exec` end when the scenario wants it.
@@ -19,6 +28,7 @@ async fn run(file: &str, names: &[&str]) {
 
 /// The same, with another program for these jobs, and with these flags.
 async fn run_with(program: &str, file: &str, flags: &[&str], names: &[&str]) {
+    let _turn = turn().await;
     let words = root().join("tests/clients/browser").join(program);
     let up = up_with(
         TempDir::new().unwrap(),
@@ -41,6 +51,7 @@ async fn run_with(program: &str, file: &str, flags: &[&str], names: &[&str]) {
 
 #[tokio::test]
 async fn the_client_in_node_resumes_over_each_transport() {
+    let _turn = turn().await;
     let up = up(TempDir::new().unwrap(), &[]).await;
     let given = json!({"url": format!("http://{}", up.addr)});
     let reports = ThirdParty::node(Path::new("tailwater.mjs"), &given)

@@ -279,7 +279,7 @@ impl Node {
                 "it ended:\n{}",
                 log()
             );
-            std::thread::yield_now();
+            pause_thread(Duration::from_millis(10));
         }
     }
 
@@ -325,4 +325,13 @@ fn copy_all(from: &Path, to: &Path) {
             let _ = fs::copy(entry.path(), target);
         }
     }
+}
+
+/// Without the core that the node needs to start.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a node starts outside of any runtime, too"
+)]
+fn pause_thread(time: Duration) {
+    std::thread::sleep(time);
 }

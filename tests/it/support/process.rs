@@ -16,6 +16,9 @@ use super::roles::role_of;
 use super::system::System;
 use super::{python, within};
 
+/// Programs wait for the broker as long as those in the test process do: it may be slow on a busy machine.
+pub const NATS_WAIT: (&str, &str) = ("TAILWATER_NATS_WAIT", "60s");
+
 /// A running `tailwater`.
 pub struct Process {
     child: Child,
@@ -53,6 +56,7 @@ impl Process {
             .args(["guard", "--parent", &std::process::id().to_string(), "--"])
             .arg(program)
             .args(args)
+            .envs([NATS_WAIT])
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -294,7 +298,8 @@ pub async fn run_with<S: AsRef<OsStr>>(
     env: &[(&str, &str)],
 ) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tailwater"));
-    run_program(command.args(args).envs(env.iter().copied())).await
+    command.args(args).envs([NATS_WAIT]);
+    run_program(command.envs(env.iter().copied())).await
 }
 
 /// Runs any program to its end. It is killed if the test ends before.

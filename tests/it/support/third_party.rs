@@ -10,6 +10,7 @@ use tailwater::process_group::{Signal, kill_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use super::process::NATS_WAIT;
 use super::{root, within};
 
 /// How long clients may run. Those in a browser end by themselves before, with a reason.
@@ -61,7 +62,9 @@ impl ThirdParty {
     }
 
     fn start(command: &mut Command) -> Self {
+        // They start edges and workers.
         let command = command
+            .envs([NATS_WAIT])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
