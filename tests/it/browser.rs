@@ -196,7 +196,7 @@ async fn the_console_asks_for_a_token_and_keeps_it_in_memory() {
 
 #[tokio::test]
 async fn the_console_says_what_a_token_does_not_allow_and_asks_again_when_it_expires() {
-    run("console_access.mjs", &["expiry", "one_job"]).await;
+    run("console_access.mjs", &["expiry", "one_job", "late"]).await;
 }
 
 #[tokio::test]

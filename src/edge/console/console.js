@@ -141,9 +141,9 @@ $("token-form").onsubmit = (event) => {
   pollAll();
 };
 
-/** Why a request failed, for people. Asks for a token if that is what was missing. */
-function reason(error) {
-  if (UNAUTHORIZED.includes(error.code)) askForToken();
+/** Why a request failed, for people. Asks for a token if that is what was missing, and there is no other one by now. */
+function reason(error, given = token) {
+  if (given === token && UNAUTHORIZED.includes(error.code)) askForToken();
   return described(error);
 }
 
@@ -386,6 +386,7 @@ async function submit(given) {
   const error = $("submit-error");
   setText(error, "");
   const before = location.hash;
+  const submittedWith = token;
   const queued = tw.submit(given);
   const { job } = queued.item;
   open(job);
@@ -395,7 +396,7 @@ async function submit(given) {
   } catch (refusal) {
     // There is no such job to show.
     if (location.hash === `#job=${job}`) location.hash = before;
-    setText(error, reason(refusal));
+    setText(error, reason(refusal, submittedWith));
     error.scrollIntoView({ block: "nearest" });
   }
 }
@@ -412,14 +413,21 @@ $("submit-curl").onclick = () => {
 const rows = new Map();
 let older = [];
 let next = null;
+/** What the list shows, while `choice` is what it is to show. */
 let filter = "";
+const choice = () => `${$("filter-kind").value} ${$("filter-status").value}`;
+
+function listed(asked, page) {
+  const [kind, status] = asked.split(" ");
+  return tw.jobs({ kind: kind || undefined, status: status || undefined, limit: 50, page });
+}
 
 const refreshJobs = every(POLL_JOBS, async () => {
-  const [kind, status] = [$("filter-kind").value, $("filter-status").value];
-  const page = await tw.jobs({ kind: kind || undefined, status: status || undefined, limit: 50 });
-  if (filter !== `${kind} ${status}`) older = [];
+  const asked = choice();
+  const page = await listed(asked);
+  if (filter !== asked) older = [];
   if (!older.length) ({ next } = page);
-  filter = `${kind} ${status}`;
+  filter = asked;
   showJobs(page.jobs);
 }, $("jobs-table"));
 
@@ -458,20 +466,29 @@ function showJobs(newest) {
   while (body.rows.length > elements.length) body.lastElementChild.remove();
   $("jobs-empty").hidden = jobs.length > 0;
   $("more").hidden = !next;
+  allowMore();
 }
 
-$("filter-kind").onchange = $("filter-status").onchange = () => refreshJobs();
+/** Until the list shows what was chosen, there is nothing to have more of. */
+function allowMore() {
+  $("more").disabled = filter !== choice();
+}
+
+$("filter-kind").onchange = $("filter-status").onchange = () => {
+  allowMore();
+  refreshJobs();
+};
 $("more").onclick = async () => {
-  const asked = filter;
-  const [kind, status] = asked.split(" ");
+  const [asked, askedWith] = [filter, token];
   try {
-    const page = await tw.jobs({ kind: kind || undefined, status: status || undefined, limit: 50, page: next });
+    const page = await listed(asked, next);
+    // Another choice was made meanwhile.
     if (asked !== filter) return;
     older.push(...page.jobs);
     ({ next } = page);
     refreshJobs();
   } catch (error) {
-    notice(reason(error), "bad");
+    notice(reason(error, askedWith), "bad");
   }
 };
 

@@ -237,6 +237,7 @@ await run({
       const response = await fetch(`http://${world.addr}/api/jobs`, { ...options, body: JSON.stringify({ kind, input: { n } }) });
       assert.equal(response.status, 202);
     }
+    const other = await world.submit(world.input());
     const { page, faults } = await open(world);
     await kindIs(page, kind, "waits");
     // The example is what was submitted last.
@@ -246,10 +247,24 @@ await run({
     await page.fill("#input", '{"mine": 1}');
     await page.selectOption("#kind", "demo");
     assert.equal(await page.inputValue("#input"), '{"mine": 1}');
+    const link = `#jobs a[href="#job=${other}"]`;
+    await page.waitForSelector(link);
+    // Until the list of the chosen kind is there, it cannot be asked for more.
+    let answer;
+    const isLate = new Promise((resolve) => (answer = resolve));
+    const isFiltered = ({ pathname, searchParams }) => pathname === "/api/jobs" && searchParams.get("kind") === kind;
+    await page.route(isFiltered, async (route) => {
+      await isLate;
+      await route.continue();
+    });
     await page.selectOption("#filter-kind", kind);
+    assert.equal(await page.isDisabled("#more"), true);
+    answer();
+    await page.waitForSelector(link, { state: "detached" });
     await page.waitForFunction(() => document.querySelectorAll("#jobs tr").length === 50);
     await page.click("#more");
     await page.waitForFunction(() => document.querySelectorAll("#jobs tr").length === 55);
+    await page.unrouteAll({ behavior: "wait" });
     world.worker(kind, ["true"]);
     await kindIs(page, kind, "served");
     assert.deepEqual(faults, []);

@@ -115,6 +115,38 @@ await run({
     assert.deepEqual(faults, []);
   },
 
+  /** What an edge says about an earlier token is no reason to ask for another one. */
+  async late(world) {
+    const { addr, sign } = await jwtEdge(world);
+    const { page, faults } = await visit(world, { addr, refusals: true });
+    const refusal = { status: 401, json: { code: "token_expired", title: "Expired.", detail: "The token has expired." } };
+    let answer;
+    const isLate = new Promise((resolve) => (answer = resolve));
+    let isExpired = false;
+    await page.route("**/api/stats", (route) => (isExpired ? route.fulfill(refusal) : route.continue()));
+    await page.route("**/api/jobs", async (route) => {
+      await isLate;
+      await route.fulfill(refusal);
+    });
+    await asksForToken(page);
+    await give(page, await sign("alice", "--ttl", "1h", "--admin"));
+    await isUsable(page);
+    const submitted = page.waitForRequest((request) => request.method() === "POST");
+    await page.click("#submit button.primary");
+    await submitted;
+    isExpired = true;
+    await asksForToken(page);
+    isExpired = false;
+    const accepted = page.waitForResponse((response) => response.url().endsWith("/api/stats") && response.ok());
+    await give(page, await sign("bob", "--ttl", "1h", "--admin"));
+    await accepted;
+    answer();
+    await says(page, "submit-error", "(token_expired)");
+    assert.equal(await page.isVisible("#token-form"), false);
+    await page.unrouteAll({ behavior: "wait" });
+    assert.deepEqual(faults, []);
+  },
+
   /** With a token for one job the console shows that job, and refuses the rest in words. */
   async one_job(world) {
     const { input, job, sign, page, faults } = await followLink(world);
