@@ -103,7 +103,7 @@ await run({
   /** A token that expires is asked for again, and the job goes on where it was. */
   async expiry(world) {
     const { input, job, sign, page, faults } = await followLink(world);
-    await give(page, await sign("alice", "--ttl", "8s", "--admin"));
+    await give(page, await sign("alice", "--ttl", "15s", "--admin"));
     await hasRows(page, 6);
     await asksForToken(page);
     await says(page, "token-error", "may have expired");

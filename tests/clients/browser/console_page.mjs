@@ -15,15 +15,16 @@ const execute = promisify(execFile);
 export async function visit(world, { addr = world.network.addr, hash = "", refusals = false, clock = false, ...options } = {}) {
   const context = await world.browser.newContext(options);
   world.after(() => context.close());
-  context.setDefaultTimeout(30_000);
+  context.setDefaultTimeout(60_000);
   const page = await context.newPage();
   const origin = `http://${addr}`;
   const faults = [];
   const requests = [];
   page.on("pageerror", (error) => faults.push(error.stack));
   page.on("console", (message) => {
-    // A request that failed while the network was cut is reported here, too.
-    if (message.type() !== "error" || message.text().includes("net::ERR")) return;
+    // A request that failed while the network was cut is reported here, too, and one that was made while the broker was
+    // slow to answer the edge.
+    if (message.type() !== "error" || /net::ERR|status of 503/.test(message.text())) return;
     if (!refusals || !/status of 40[13]/.test(message.text())) faults.push(message.text());
   });
   page.on("request", (request) => {
@@ -85,13 +86,13 @@ export async function copied(page, button) {
 
 /** What a command prints that somebody has pasted into a shell. */
 export async function pasted(command, env = {}) {
-  const { stdout } = await execute("bash", ["-c", command], { env: { ...process.env, ...env }, timeout: 20_000 });
+  const { stdout } = await execute("bash", ["-c", command], { env: { ...process.env, ...env }, timeout: 60_000 });
   return stdout;
 }
 
 /** What `tailwater` prints. */
 export async function tailwater({ bin }, ...args) {
-  const { stdout } = await execute(bin, args, { timeout: 20_000 });
+  const { stdout } = await execute(bin, args, { timeout: 60_000 });
   return stdout.trim();
 }
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { require, run } from "./world.mjs";
@@ -39,7 +39,11 @@ await run({
     await page.reload();
     await hasText();
     await showsAll(world, page, job);
-    // The next job is stopped.
+    // The next job, which lasts longer than this, is stopped.
+    await page.route("**/api/jobs", (route) => {
+      const submission = { ...route.request().postDataJSON(), input: { words: 5000, rate: 20 } };
+      return route.continue({ postData: JSON.stringify(submission) });
+    });
     await page.click("#ask");
     await page.waitForFunction(() => document.querySelector("#status").textContent === "running");
     await page.click("#stop");
@@ -75,12 +79,13 @@ await run({
 
   /** Through the development server of the example, which also compresses, as others do by default. */
   async chat(world) {
-    world.worker("chat", ["python3", path("examples/chat/answer.py")]);
+    const { gate } = world.input();
+    world.worker("chat", ["bash", path("tests/clients/browser/gated.sh"), gate, "python3", path("examples/chat/answer.py")]);
     const edge = await world.edge("127.0.0.1:0", ["--chat-kind", "chat"]);
     process.env.EDGE = `http://${edge.addr}`;
     // In the folder with the packages, so that they are found.
     const root = await mkdtemp(path(".tools/node/chat-"));
-    world.after(() => rm(root, { recursive: true }));
+    world.after(() => rm(root, { recursive: true, maxRetries: 20 }));
     await cp(path("examples/chat"), root, { recursive: true });
     const { createServer } = await import(pathToFileURL(require.resolve("vite")));
     const compression = require("compression");
@@ -106,10 +111,13 @@ await run({
     // Half of the answer is there; the other half comes after a reload.
     assert.ok(!(await answers().textContent()).includes("of this chat."));
     await page.reload();
+    await writeFile(gate, "");
     const whole = "You said: Nine words so that there is something to lose. That is message 1 of this chat.";
     await answers().getByText(whole).waitFor();
     assert.equal(await answers().count(), 1);
 
+    // The next one stays half.
+    await rm(gate);
     await send("And what else is there to be said about it, in many words?");
     await answers().nth(1).getByText("You said").waitFor();
     await page.click("button >> text=Stop");

@@ -9,6 +9,7 @@ import { createRequire } from "node:module";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const root = new URL("../../../", import.meta.url);
@@ -17,6 +18,16 @@ const { chromium } = require("playwright-core");
 
 const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
   ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+);
+
+/**
+ * The features that are off. The first is the time that a page has to enter the back/forward cache, 3 s, which is not enough on
+ * a busy machine. Chromium takes only the last such list, so the others are those of Playwright.
+ */
+const DISABLED = ["BackForwardCacheEntryTimeout", "AvoidUnnecessaryBeforeUnloadCheckSync", "DestroyProfileOnBrowserClose"].concat(
+  ["HttpsUpgrades", "HttpsFirstBalancedModeAutoEnable", "LensOverlay", "MediaRouter", "PaintHolding"],
+  ["ThirdPartyStoragePartitioning", "AvoidCorsURLLoaderRestartOnRedirect", "OptimizationHints"],
+  ["NetworkTimeServiceQuerying", "AimEnabled", "PreconnectToSearch"],
 );
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -32,7 +43,8 @@ const AT_ONCE = 3;
 export function launch({ flags = [], ...options } = {}) {
   // Playwright switches the back/forward cache off, which people have.
   const ignoreDefaultArgs = ["--disable-back-forward-cache"];
-  return chromium.launch({ executablePath, args: [...FLAGS, ...flags], ignoreDefaultArgs, ...options });
+  const args = [...FLAGS, `--disable-features=${DISABLED}`, ...flags];
+  return chromium.launch({ executablePath, args, ignoreDefaultArgs, ...options });
 }
 
 /** A program of this folder as one module, with other packages for the names in `alias`. */
@@ -62,7 +74,7 @@ export class World {
   async start() {
     this.folder = await mkdtemp(`${tmpdir()}/tailwater-browser-`);
     // A browser that ends may still write to its profile.
-    this.#ends.push(() => rm(this.folder, { recursive: true, maxRetries: 5 }));
+    this.#ends.push(() => rm(this.folder, { recursive: true, maxRetries: 20 }));
     const context = await this.browser.newContext();
     this.#ends.push(() => context.close());
     this.context = context;
@@ -163,11 +175,21 @@ export class World {
     return state;
   }
 
-  /** The stored events of a job, from an edge that needs no token. */
+  /** The stored events of a job, up to a thousand, from an edge that needs no token. */
   async events(job) {
     const headers = { accept: "application/json" };
-    const response = await fetch(`http://${this.addr}/api/jobs/${job}/events`, { headers });
+    const response = await fetch(`http://${this.addr}/api/jobs/${job}/events?limit=1000`, { headers });
     return (await response.json()).events;
+  }
+
+  /** Waits until the log of a job has this many events. */
+  async hasEvents(job, count) {
+    const deadline = Date.now() + WAIT_MAX;
+    for (let found = 0; found < count; ) {
+      if (Date.now() > deadline) throw new Error(`${job} has only ${found} events.`);
+      await sleep(50);
+      found = (await this.events(job))?.length ?? 0;
+    }
   }
 
   /** Another edge over the same log. */
@@ -203,8 +225,9 @@ class Network {
   sockets = new Set();
   isCut = false;
   blocksWebSockets = false;
-  /** How many WebSockets were asked for. */
+  /** How many WebSockets were asked for, and how many before the edge first said that it is ready. */
   upgrades = 0;
+  upgradesUntilReady = undefined;
 
   static async to(target) {
     const network = new Network();
@@ -220,15 +243,22 @@ class Network {
     this.#track(client);
     if (this.isCut) return client.destroy();
     let upstream;
+    let asksIfReady = false;
     client.on("data", (data) => {
+      const head = data.toString("latin1");
+      asksIfReady = head.startsWith("GET /readyz ");
       if (!upstream) {
-        const isUpgrade = /^upgrade: *websocket/im.test(data.toString("latin1"));
+        const isUpgrade = /^upgrade: *websocket/im.test(head);
         this.upgrades += Number(isUpgrade);
         if (isUpgrade && this.blocksWebSockets) return client.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
         const [host, port] = this.target.split(":");
         upstream = net.connect(Number(port), host);
         this.#track(upstream);
-        upstream.on("data", (back) => client.write(back));
+        upstream.on("data", (back) => {
+          // Before the page has the answer, and does what follows from it.
+          if (asksIfReady && back.toString("latin1").startsWith("HTTP/1.1 200 ")) this.upgradesUntilReady ??= this.upgrades;
+          client.write(back);
+        });
         upstream.on("close", () => client.destroy());
         client.on("close", () => upstream.destroy());
       }
