@@ -265,12 +265,20 @@ impl System {
         jobs
     }
 
-    /// Submits any job.
+    /// Submits any job. A broker that is slow to answer is asked again with the same id, as clients do.
+    #[expect(
+        clippy::print_stderr,
+        reason = "the runner shows it when the test fails"
+    )]
     pub async fn submit_with(&self, id: &str, submission: Submission) -> JobId {
-        let job = id.parse().unwrap();
-        within("a submit", self.queue.submit(&job, &submission))
-            .await
-            .unwrap();
+        let job: JobId = id.parse().unwrap();
+        eventually("a submit", || async {
+            let outcome = self.queue.submit(&job, &submission).await;
+            outcome
+                .inspect_err(|error| eprintln!("submit: {error}"))
+                .ok()
+        })
+        .await;
         job
     }
 
