@@ -6,6 +6,8 @@ import time
 
 import openai
 
+# src/config/edge.rs
+CANCEL_ANSWER_WAIT = 5
 given = json.loads(sys.argv[1])
 body = given.get("body", {})
 requests = 0
@@ -144,7 +146,13 @@ def starting_after():
 
 def cancel():
     response = client.responses.create(background=True, **answer)
+    asked = time.monotonic()
     cancelled = client.responses.cancel(response.id)
+    # After that long the edge answers even if the worker has not stopped the job.
+    is_late = time.monotonic() - asked >= CANCEL_ANSWER_WAIT
+    while is_late and cancelled.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        cancelled = client.responses.retrieve(response.id)
     return {"status": cancelled.status, "again": client.responses.cancel(response.id).status}
 
 

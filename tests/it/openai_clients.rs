@@ -42,7 +42,17 @@ async fn clients_of_openai_get_completions_from_any_worker() {
     for report in run(&edge, "stream", &input).await {
         assert_eq!(report["text"], expected);
     }
-    for report in run(&edge, "resume", &input).await {
+    system.end().await;
+}
+
+#[tokio::test]
+async fn a_completion_whose_stream_was_dropped_resumes_after_the_last_event() {
+    let system = System::on(Broker::shared_one()).await;
+    // Each is an event of its own, however slow the broker is. Only each second one is content.
+    system.pieces(1000).await;
+    let edge = system.edge().await;
+    let expected: String = (0..1000).step_by(2).map(|n| format!("{n} ")).collect();
+    for report in run(&edge, "resume", &json!({})).await {
         assert_fields!(report, {"text": expected, "isSame": true, "hasBoth": true});
     }
     system.end().await;
