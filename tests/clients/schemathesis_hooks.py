@@ -11,6 +11,13 @@ from hypothesis import strategies
 schemathesis.openapi.format("cursor", strategies.integers(0, 12).map(str))
 
 
+# What may answer with a stream that never ends. It is read for so many seconds.
+STREAMS = {
+    "/api/jobs/{id}/events", "/api/chat", "/api/chat/{id}/stream",
+    "/v1/chat/completions", "/v1/chat/completions/{id}", "/v1/responses", "/v1/responses/{id}",
+}
+STREAM_READ = 2
+
 # The page tokens of earlier listings.
 pages = []
 # The broker refuses their ids for two minutes.
@@ -29,6 +36,8 @@ def after_call(context, case, response):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
+    if case.path in STREAMS:
+        kwargs["timeout"] = STREAM_READ
     # Text that is not a page token is rightly refused; a token of another listing is not.
     if "page" in (case.query or {}) and (case.meta is None or case.meta.generation.mode.is_positive):
         del case.query["page"]
