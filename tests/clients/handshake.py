@@ -29,7 +29,7 @@ async def frames(socket):
 async def main():
     start, events = {}, 0
     for lost in (True, False):
-        async with connect(f"ws://{ADDR}/ws", subprotocols=["soap", NAME]) as socket:
+        async with connect(f"ws://{ADDR}/ws", subprotocols=["soap", NAME], open_timeout=None) as socket:
             await socket.send(DUMPS({"op": "watch", "job": JOB} | start))
             async for frame in frames(socket):
                 if "cursor" in frame:

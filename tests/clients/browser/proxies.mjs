@@ -19,7 +19,7 @@ async function freePort() {
 
 /** Resolves when something listens there. */
 async function listens(port) {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 1200; tries++) {
     const socket = net.connect(port, "127.0.0.1");
     const open = await new Promise((resolve) => socket.once("connect", () => resolve(true)).once("error", () => resolve(false)));
     socket.destroy();

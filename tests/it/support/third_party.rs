@@ -127,11 +127,8 @@ impl ThirdParty {
         };
         let status = within("a client's end", self.child.wait()).await.unwrap();
         let complaints = complaints.unwrap();
-        assert!(
-            status.success(),
-            "{}",
-            &complaints[complaints.len().saturating_sub(3000)..]
-        );
+        let last = complaints.floor_char_boundary(complaints.len().saturating_sub(3000));
+        assert!(status.success(), "{}", &complaints[last..]);
         said
     }
 }
