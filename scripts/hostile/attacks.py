@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable
 
-from wire import JSON, Client, mask, request
+from wire import JSON, Client, ask, mask, request
 
 ATTACKS = []
 BODY = 1 << 20
@@ -529,7 +529,7 @@ async def sio_join_compact(rig, count):
         await client.send(joins[number % 2])
         data = b""
         while b'"bad_request"' not in data:
-            if not (piece := await client.read(seconds=10)):
+            if not (piece := await client.read(seconds=60)):
                 return "no answer"
             data += piece
         client.close()
@@ -624,16 +624,35 @@ async def ws_forged_cursors(rig, count):
 @attack("silent-stops", "bodies of a megabyte that stop a chat while the broker does not answer", full=64, short=24, honest=False)
 async def silent_stops(rig, count):
     body = b'{"activeStreamId":"j"' + b" " * (BODY - 100) + b"}"
-    clients = []
+    clients, seen, at_once = [], Counter(), 8
 
-    async def one(number):
+    async def memory(holds):
+        """Waits until this holds for the memory that the edge has given to clients."""
+        while True:
+            _, stats = await ask(rig.port, "GET", "/api/stats")
+            if holds(stats["memory"]["used"]):
+                return stats["memory"]["used"]
+            await asyncio.sleep(0.02)
+
+    async def begin(number):
         client = await Client.connect(rig.port)
         clients.append(client)
-        await client.send(request("POST", f"/api/chat/{number}/stop", body, JSON))
-        return await client.head(1)
+        await client.send(request("POST", f"/api/chat/{number}/stop", body[:-1], JSON, len(body)))
 
     with silent_broker(rig):
-        seen = await gather(count, one, at_once=8)
+        idle = await memory(lambda used: True)
+        for start in range(0, count, at_once):
+            await asyncio.gather(*map(begin, range(start, start + at_once)))
+            # Until it reads all of these bodies, the edge would refuse more of them for their number.
+            await asyncio.wait_for(memory(lambda used: used > idle + (at_once - 1) * BODY), 30)
+            for client in clients[-at_once:]:
+                await client.send(body[-1:])
+            await asyncio.wait_for(memory(lambda used: used < idle + BODY), 30)
+            # The answers wait for the broker, for seconds.
+            answers = Counter(await asyncio.gather(*(client.head(0.1) for client in clients[-at_once:])))
+            if not answers["no response"]:
+                raise AssertionError(f"bodies that were read kept their room until the answers: {dict(answers)}")
+            seen += answers
     if seen["503 overloaded"]:
         raise AssertionError(f"bodies that were read took the room of others: {dict(seen)}")
     return seen

@@ -212,16 +212,26 @@ async def rest_bombs(rig, count):
 async def watches(rig, count):
     client = await Client.connect(rig.port, rcvbuf=None)
     await client.websocket()
-    buffer, seen = bytearray(), Counter()
+    buffer, seen, answers = bytearray(), Counter(), 0
+
+    async def arrives(seconds):
+        """Counts what arrives next. Whether anything did."""
+        nonlocal answers
+        data = await client.read(1 << 16, seconds)
+        buffer.extend(data or b"")
+        for opcode, payload in frames(buffer):
+            frame = json.loads(payload) if opcode == 1 else {"op": f"opcode {opcode}"}
+            answers += frame["op"] in ("watching", "error")
+            seen[frame.get("code", frame["op"])] += 1
+        return bool(data)
+
     for start in range(0, count, 200):
         some = (json.dumps({"op": "watch", "job": f"w-{n}"}).encode() for n in range(start, start + 200))
         await client.send(b"".join(mask(0x81, frame) for frame in some))
-        while (data := await client.read(1 << 16, 0.05)):
-            buffer += data
-    while (data := await client.read(1 << 16, 2)):
-        buffer += data
-    for opcode, payload in frames(buffer):
-        seen[json.loads(payload).get("code", "other") if opcode == 1 else f"opcode {opcode}"] += 1
+        while await arrives(0.05):
+            pass
+    while answers < count and await arrives(30):
+        pass
     require(seen["too_many_watches"] > 0 or count <= 1024, f"no watch was refused: {seen}")
     await hold(rig)
     return seen
