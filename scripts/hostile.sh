@@ -38,6 +38,6 @@ fi
 [[ -x $program ]] || die "$program does not exist or is not executable."
 NATS_SERVER=$(scripts/nats-server.sh)
 limit=1800
-for argument in "$@"; do [[ $argument == --short ]] && limit=560; done
+for argument in "$@"; do [[ $argument == --short ]] && limit=880; done
 exec timeout --kill-after 10 "$limit" \
   python3 scripts/hostile/run.py --program "$program" --nats-server "$NATS_SERVER" "$@"

@@ -124,7 +124,7 @@ bounded 2400 scripts/autobahn.sh || {
 }
 
 say "hostile clients beside honest ones: what they cost an edge (short)"
-bounded 600 scripts/hostile.sh --short
+bounded 900 scripts/hostile.sh --short
 
 say "cargo test --doc"
 bounded 1800 cargo test --locked --doc

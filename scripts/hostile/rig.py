@@ -103,7 +103,7 @@ class Rig:
         command = [sys.executable, HERE / "watchers.py", str(self.port), tls, str(self.clients), *jobs]
         self.watchers = self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.watchers.stdout.readline().strip() != "watching":
-            raise SystemExit("the honest clients did not start")
+            raise RuntimeError("the honest clients did not start")
 
     def delays(self):
         """The measurements of the honest clients since the last call."""
@@ -135,7 +135,7 @@ class Rig:
                 return answer["id"]
             # A kind is unknown until its worker has declared it.
             await asyncio.sleep(0.1)
-        raise SystemExit(f"a job of kind {kind} was not accepted: {status} {answer}")
+        raise RuntimeError(f"a job of kind {kind} was not accepted: {status} {answer}")
 
     async def cancel(self, job):
         try:

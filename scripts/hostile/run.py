@@ -116,6 +116,10 @@ async def measure(rig, attack, size, quiet, delay_min):
     while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + RECOVERY_WAIT:
         await asyncio.sleep(0.2)
     recovery = time.monotonic() - begun
+    # An attack may end before the next event is due.
+    while attack.honest and not (during["events"] or during["lost"]) and time.monotonic() < begun + RECOVERY_WAIT:
+        await asyncio.sleep(0.2)
+        during = rig.delays()
     died = rig.edge.poll() is not None
     rig.end(rig.watchers)
     for job in watched:
@@ -163,6 +167,8 @@ async def run(options):
                 row, good = await measure(rig, attack, size, *((0.7, DELAY_MIN_SHORT) if options.short else (2, DELAY_MIN)))
             except Exception as error:  # noqa: BLE001 - the other attacks still run
                 row, good = (attack.name, *["-"] * 6, "", f"did not run: {error!r}"), False
+                rig.end(rig.watchers)
+                rig.end(rig.edge)
             show(row)
             passed += good
     finally:
