@@ -33,5 +33,8 @@ pub const BENCH_IDLE_SETTLE: Duration = Duration::from_secs(4);
 pub const BENCH_APPENDS_BEFORE: Duration = Duration::from_secs(2);
 /// How late deliveries may be before the run ends without them.
 pub const BENCH_GRACE: Duration = Duration::from_secs(60);
+/// The least time between two moments at which events are published. Whoever publishes each event by itself wakes up
+/// for each, and at 30,000 a second takes the time of what is measured.
+pub const BENCH_PACE: Duration = Duration::from_micros(200);
 /// How often the progress bar is drawn.
 pub const BENCH_REDRAW: Duration = Duration::from_millis(200);

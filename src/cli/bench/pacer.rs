@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::tally::{FIRST_SCHEDULED, Schedule};
+use crate::config::BENCH_PACE;
 
-/// A thread that waits until each event of a schedule is due: timers of the runtime have a resolution
-/// of a millisecond, and fire up to two late. Dropping it ends the thread.
+/// A thread that waits until each event of a schedule is due, or [`BENCH_PACE`] later: timers of the
+/// runtime fire up to two milliseconds late. Dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct Pacer {
     /// For each job, a permit for each event that is due.
@@ -51,14 +52,19 @@ impl Drop for Pacer {
 }
 
 fn pace(schedule: Schedule, permits: &[Semaphore], ends: &Receiver<()>) {
+    let mut earliest = schedule.start;
     for seq in FIRST_SCHEDULED..=schedule.last() {
         for (job, permits) in permits.iter().enumerate() {
             let Some(due) = schedule.due(job, seq) else {
                 continue;
             };
-            let rest = due.saturating_duration_since(Instant::now());
-            if !rest.is_zero() && ends.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
-                return;
+            let now = Instant::now();
+            if due > now {
+                let rest = due.max(earliest) - now;
+                if ends.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                earliest = Instant::now() + BENCH_PACE;
             }
             permits.add_permits(1);
         }
