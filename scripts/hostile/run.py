@@ -18,6 +18,9 @@ from rig import MEMORY, Rig
 # During an attack, an edge may use `MEMORY` and `Attack.kib_each` for each connection more than when it is idle. This is how
 # many MiB more it may still use after it: what the allocator keeps.
 LEFT_MAX = 24
+# The same for a short run, beside other tests: 26 were left once, after one of 300 attacks. The allocator keeps a page that has any
+# block in use.
+LEFT_MAX_SHORT = 32
 # How many times later than before an event may reach the honest clients during an attack, for 99 of 100 events.
 DELAY_TIMES = 2
 # A delay of fewer milliseconds counts as this many: the attackers, the clients and the edge share the processor, and Linux lets
@@ -99,7 +102,7 @@ def behind_others(attack):
     return asyncio.run(asyncio.wait_for(attack, ATTACK_MAX))
 
 
-async def measure(rig, attack, size, quiet, delay_min, stall_max):
+async def measure(rig, attack, size, quiet, delay_min, stall_max, left_max):
     """Runs one attack. Returns its row, and whether it stayed within the bounds."""
     rig.start_edge(attack.tls)
     # New jobs, so that the honest clients have no backlog.
@@ -128,7 +131,7 @@ async def measure(rig, attack, size, quiet, delay_min, stall_max):
     during = rig.delays()
     # The attack has closed everything that it opened.
     begun = time.monotonic()
-    while (left := rig.memory()) > idle + LEFT_MAX and time.monotonic() < begun + RECOVERY_WAIT:
+    while (left := rig.memory()) > idle + left_max and time.monotonic() < begun + RECOVERY_WAIT:
         await asyncio.sleep(0.2)
     recovery = time.monotonic() - begun
     # An attack may end before the next event is due.
@@ -147,7 +150,7 @@ async def measure(rig, attack, size, quiet, delay_min, stall_max):
         bound += 32 * os.cpu_count()
     if peak > idle + bound:
         violations.append(f"{peak - idle:.0f} MiB more than idle instead of {bound:.0f} MiB")
-    if left > idle + LEFT_MAX:
+    if left > idle + left_max:
         violations.append(f"{left - idle:.0f} MiB left after {RECOVERY_WAIT} s")
     if attack.honest and (during["lost"] or not during["events"]):
         violations.append(f"{during['lost']} honest clients lost their connection, {during['events']} events arrived")
@@ -177,7 +180,7 @@ async def run(options):
     try:
         await prepare(rig, chosen)
         show(("attack", "took", "idle", "peak", "left", "p99 ms", "during", "control", "outcomes", "within bounds"))
-        judged = (0.7, DELAY_MIN_SHORT, STALL_MAX_SHORT) if options.short else (2, DELAY_MIN, 0)
+        judged = (0.7, DELAY_MIN_SHORT, STALL_MAX_SHORT, LEFT_MAX_SHORT) if options.short else (2, DELAY_MIN, 0, LEFT_MAX)
         for attack, size in chosen:
             try:
                 row, good = await measure(rig, attack, size, *judged)
