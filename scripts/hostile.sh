@@ -8,14 +8,12 @@
 # TAILWATER_PROGRAM is a program to test instead of building one.
 # Exits with 1 if an edge died; used for an attack more than its memory budget (64 MiB, the smallest) and 32 KiB for each
 # connection (128 KiB for one with a large head, 4 MiB for one of HTTP/2 with 128 requests), and 32 MiB for each thread while it
-# reads much of the log; or still had more than 24 MiB of it (with --short, 32) 30 s later; if an attack failed or took more
-# than 240 s, since the jobs of the honest clients end a minute after that; or if honest clients lost their connections, or 1 of
-# 100 events reached them later than twice the larger of 50 ms and the delay before the attack (with --short, 500 ms instead of
-# 50: the program is not optimized). Some clients of a second edge, which is not attacked, follow the same jobs: with --short,
-# if 1 of 100 of their events is more than 50 ms late although half are not, this machine stalled, and the honest clients are
-# allowed that much more, 2 s at most. Attackers run at nice 19: they share the processors of the edge and of the honest
-# clients, and real ones do not. Attacks during which the broker is stopped check memory only. Attacks over HTTP/2 use TLS, and
-# so do the honest clients beside them. The last line counts attacks.
+# reads much of the log; or still had more than 24 MiB of it
+# 30 s later; if an attack failed or took more than 240 s, since the jobs of the honest clients end a minute after that; or if
+# honest clients lost their connections, or 1 of 100 events reached them later than twice the larger of 50 ms and the delay before
+# the attack (with --short, 500 ms instead of 50: the program is not optimized). Attackers run at nice 19: they share the
+# processors of the edge and of the honest clients, and real ones do not. Attacks during which the broker is stopped check memory
+# only. Attacks over HTTP/2 use TLS, and so do the honest clients beside them. The last line counts attacks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

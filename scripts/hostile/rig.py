@@ -27,8 +27,6 @@ class Rig:
         self.children, self.broker, self.edge, self.watchers, self.port = [], None, None, None, None
         # What honest and hostile clients of an edge with TLS need; `tls` is None while the edge has none.
         self.tls, self.http2 = None, tls_to("h2")
-        # The port of an edge that is never attacked.
-        self.control = None
 
     def start(self, command, **pipes):
         child = subprocess.Popen(command, process_group=0, **pipes)
@@ -102,7 +100,7 @@ class Rig:
 
     def start_watchers(self, jobs):
         tls = "tls" if self.tls else "plain"
-        command = [sys.executable, HERE / "watchers.py", str(self.port), tls, str(self.clients), str(self.control), *jobs]
+        command = [sys.executable, HERE / "watchers.py", str(self.port), tls, str(self.clients), *jobs]
         self.watchers = self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.watchers.stdout.readline().strip() != "watching":
             raise RuntimeError("the honest clients did not start")

@@ -1,5 +1,4 @@
-"""Honest clients on all transports that follow running jobs, and how late each event reaches them. And as a control, some
-clients of another edge that follow the same jobs.
+"""Honest clients on all transports that follow running jobs, and how late each event reaches them.
 
 A separate process, so that an attack does not slow it down. Each line on stdin requests the measurements since the last
 line, as a line of JSON. It ends with stdin.
@@ -62,45 +61,27 @@ class EventStream:
         return lines
 
 
-class Delays:
-    """How late events reached some clients, in milliseconds, and how many of these lost their connection."""
-
-    def __init__(self):
-        self.delays, self.lost = [], 0
-
-    def take(self):
-        """The measurements since the last call."""
-        delays, lost = sorted(self.delays), self.lost
-        self.delays, self.lost = [], 0
-        at = lambda part: round(delays[min(len(delays) - 1, int(len(delays) * part))], 1) if delays else None
-        return {"events": len(delays), "p50": at(0.5), "p99": at(0.99), "max": at(1.0), "lost": lost}
-
-
-def main(port, tls, clients, control_port, jobs):
+def main(port, tls, clients, jobs):
     selector = selectors.DefaultSelector()
-    honest, control = Delays(), Delays()
     transports = [WebSocket, EventStream, SocketIo]
-
-    def start(number, job, port, tls, delays):
-        client = transports[number % len(transports)](port, job, tls)
-        client.sock.setblocking(False)
-        selector.register(client.sock, selectors.EVENT_READ, (client, delays))
-
     for number in range(clients):
-        start(number, jobs[number // len(transports) % len(jobs)], port, tls, honest)
-    for number, job in enumerate(jobs):
-        start(number, job, control_port, None, control)
+        client = transports[number % len(transports)](port, jobs[number // len(transports) % len(jobs)], tls)
+        client.sock.setblocking(False)
+        selector.register(client.sock, selectors.EVENT_READ, client)
     selector.register(sys.stdin, selectors.EVENT_READ, None)
-    begun = time.time() * 1000
+    delays, lost, begun = [], 0, time.time() * 1000
     print("watching", flush=True)
     while True:
         for key, _ in selector.select():
             if key.fileobj is sys.stdin:
                 if not sys.stdin.readline():
                     return
-                print(json.dumps(honest.take() | {"control": control.take()}), flush=True)
+                delays.sort()
+                at = lambda part: round(delays[min(len(delays) - 1, int(len(delays) * part))], 1) if delays else None
+                answer = {"events": len(delays), "p50": at(0.5), "p99": at(0.99), "max": at(1.0), "lost": lost}
+                print(json.dumps(answer), flush=True)
+                delays, lost = [], 0
                 continue
-            client, delays = key.data
             try:
                 data = key.fileobj.recv(1 << 18)
             # A record of TLS may be incomplete, or have no data.
@@ -109,10 +90,11 @@ def main(port, tls, clients, control_port, jobs):
             except OSError:
                 data = b""
             if not data:
-                delays.lost += 1
+                lost += 1
                 selector.unregister(key.fileobj)
                 continue
             now = time.time() * 1000
+            client = key.data
             client.buffer += data
             for text in client.texts():
                 if (at_ts := text.find(TS)) >= 0:
@@ -120,9 +102,8 @@ def main(port, tls, clients, control_port, jobs):
                     number = text[end : end + 14].split(b",")[0].rstrip(b"}]")
                     # Events replayed at the start are always late.
                     if float(number) > begun:
-                        delays.delays.append(max(0.0, now - float(number)))
+                        delays.append(max(0.0, now - float(number)))
 
 
 if __name__ == "__main__":
-    port, tls, clients, control_port, *jobs = sys.argv[1:]
-    main(int(port), tls_to("http/1.1") if tls == "tls" else None, int(clients), int(control_port), jobs)
+    main(int(sys.argv[1]), tls_to("http/1.1") if sys.argv[2] == "tls" else None, int(sys.argv[3]), sys.argv[4:])
