@@ -17,7 +17,7 @@ use crate::support::http::metric;
 use crate::support::process::{Process, Ran, at_a_terminal, run, run_program, tailwater};
 use crate::support::system::{System, text, words};
 use crate::support::up::up;
-use crate::support::{PATIENCE, eventually, python, root, until};
+use crate::support::{eventually, python, root, until};
 
 /// Whether a process listens on this address.
 async fn is_open(addr: &str) -> bool {
@@ -39,14 +39,15 @@ async fn up_serves_a_demo_and_a_program_and_leaves_nothing_behind() {
     let printed = submit(&first.nats, exec).await.prints();
     assert_eq!(printed, "{\"a\":[1,\"é\"]}\ndone\n");
     first.process.signal(Signal::INT);
-    assert!(first.process.ends_within(PATIENCE).await.success());
+    let limit = Duration::from_secs(5);
+    assert!(first.process.ends_within(limit).await.success());
     assert!(!is_open(&first.nats).await);
     // The stored jobs are still there.
     let mut again = up(first.dir, &[]).await;
     let stored = submit(&again.nats, "--kind exec --input 1 --id x").await;
     assert_eq!(stored.prints().trim(), "x");
     again.process.signal(Signal::TERM);
-    again.process.ends_within(PATIENCE).await;
+    again.process.ends_within(limit).await;
 }
 
 #[tokio::test]
@@ -285,7 +286,7 @@ async fn an_edge_with_several_threads_serves_clients_on_each_of_them() {
         seen.assert_text(text(&input));
     }
     edge.signal(Signal::TERM);
-    assert!(edge.ends_within(PATIENCE).await.success());
+    assert!(edge.ends_within(Duration::from_secs(5)).await.success());
     system.end().await;
 }
 

@@ -15,7 +15,7 @@ use crate::support::http_server::{Exchange, Server};
 use crate::support::process::{Process, run_with};
 use crate::support::signatures::assert_signed;
 use crate::support::system::{SECRET, System, limited};
-use crate::support::{assert_fields, python, root};
+use crate::support::{assert_fields, python, root, timed};
 
 /// The example, with another function `run`.
 struct PythonEndpoint {
@@ -115,8 +115,13 @@ async fn a_cancel_and_a_time_limit_close_the_connection_to_an_endpoint() {
     system.worker(backend, change).await;
     let job = system.submit("cancelled", json!("hang")).await;
     system.reaches("cancelled", 3).await;
-    system.cancel(&job).await;
-    assert_eq!(system.ended(&job).await.status, Status::Cancelled);
+    let ended = async {
+        system.cancel(&job).await;
+        system.ended(&job).await
+    };
+    let (state, took) = Box::pin(timed(ended)).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(state.status, Status::Cancelled);
     assert_eq!(endpoint.process.says("stopped").await, "cancelled");
     // Long enough for a busy machine to ask the endpoint: a time limit begins with the submission.
     let mut jobs = Vec::new();

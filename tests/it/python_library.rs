@@ -17,7 +17,7 @@ use crate::support::scenarios::on_one_and_three;
 use crate::support::system::{System, limited};
 use crate::support::third_party::ThirdParty;
 use crate::support::workers::{LIBRARY, PythonWorker};
-use crate::support::{assert_fields, assert_within, eventually, python, until};
+use crate::support::{assert_fields, assert_within, eventually, python, timed, until};
 
 on_one_and_three!(
     an_exception_fails_only_its_job,
@@ -174,8 +174,12 @@ async fn concurrent_jobs_are_cancelled_one_by_one(broker: &Broker) {
     let settings = "concurrency=3, ack_wait=600";
     let _worker = PythonWorker::start_with(&system, TASKS, settings).await;
     let jobs = system.three_hanging().await;
-    system.cancel(&jobs[1]).await;
-    let state = system.ended(&jobs[1]).await;
+    let ended = async {
+        system.cancel(&jobs[1]).await;
+        system.ended(&jobs[1]).await
+    };
+    let (state, took) = Box::pin(timed(ended)).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
     let found = (state.status, state.attempt, state.output.as_str());
     assert_eq!(found, (Status::Cancelled, 1, "begun"));
     // The slot is free, and the other jobs continue.
@@ -204,7 +208,7 @@ async fn time_limits_end_a_job(broker: &Broker) {
         let found = (error.code.as_str(), error.message.as_str());
         assert_eq!(found, ("timed_out", message));
         let took = state.ended_at.unwrap() - state.created_at.unwrap();
-        assert!(took >= 650, "{id}: {took} ms");
+        assert!((650..4000).contains(&took), "{id}: {took} ms");
     }
     system.end().await;
 }

@@ -95,8 +95,7 @@ async fn a_waiting_request_returns_when_the_job_ends(broker: &Broker) {
     let state = get_json(&edge, "/api/jobs/result?wait=60").await;
     let ended = Duration::from_millis(state["ended_at"].as_u64().unwrap());
     let late = UNIX_EPOCH.elapsed().unwrap() - ended;
-    // Much sooner than when the wait is over.
-    assert!(late < Duration::from_secs(30), "{late:?} after the end");
+    assert!(late < Duration::from_secs(1), "{late:?} after the end");
     assert_fields!(state, {"id": "result", "status": "done"});
     assert_eq!(state["output"], text(&input));
     for path in [

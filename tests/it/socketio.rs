@@ -17,7 +17,7 @@ use crate::support::proxy::Proxy;
 use crate::support::socketio::{Raw, join_by_polling};
 use crate::support::system::{System, text, words};
 use crate::support::third_party::ThirdParty;
-use crate::support::{PATIENCE, assert_fields, assert_within, eventually, free_port, until};
+use crate::support::{assert_fields, assert_within, eventually, free_port, until};
 
 const NODE: &str = "socketio.mjs";
 const PYTHON: &str = "socketio_client.py";
@@ -115,7 +115,7 @@ async fn two_hundred_clients_survive_cuts_and_edge_restarts() {
             .await;
         until_connected(&addr).await;
         second.signal(Signal::TERM);
-        second.ends_within(PATIENCE).await;
+        second.ends_within(Duration::from_secs(5)).await;
         system
             .edge_process(&["--threads", "2", "--listen", &addr])
             .await

@@ -1,6 +1,7 @@
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tailwater::process_group::Signal;
+use tokio::time::Duration;
 
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
@@ -8,7 +9,7 @@ use crate::support::http::{get_json, http, refused};
 use crate::support::scenarios::on_one_and_three;
 use crate::support::sse::{Item, Sse};
 use crate::support::system::{Edge, System, text, words};
-use crate::support::{PATIENCE, eventually, table};
+use crate::support::{eventually, table};
 
 on_one_and_three!(
     a_stream_has_every_event_once_and_closes_after_the_end,
@@ -146,7 +147,7 @@ async fn streams_resume_on_another_edge_after_a_stop(broker: &Broker) {
     first.signal(Signal::TERM);
     assert!(take(&mut client, &mut seen, usize::MAX).await);
     assert!(!seen.ended);
-    assert!(first.ends_within(PATIENCE).await.success());
+    assert!(first.ends_within(Duration::from_secs(5)).await.success());
     let second = system.edge().await;
     rest.cancel();
     let id = format!("Last-Event-ID: {}\r\n", seen.cursor.as_ref().unwrap());

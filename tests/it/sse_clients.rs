@@ -4,13 +4,14 @@ use futures_util::future::{join, join_all};
 use serde_json::Value;
 use tailwater::wire::Submission;
 use tokio::process::{Child, Command};
+use tokio::time::Duration;
 
 use crate::support::backends::Pieces;
 use crate::support::broker::Broker;
 use crate::support::client::{Seen, follow};
 use crate::support::proxy::Proxy;
 use crate::support::system::{System, text, words};
-use crate::support::{python, root, within};
+use crate::support::{python, root, timed, within};
 
 /// A program that follows a job with a third-party library.
 struct Follower {
@@ -172,7 +173,9 @@ async fn a_slow_curl_gets_everything_and_delays_no_other_client() {
         .spawn()
         .unwrap();
     system.submit("beside", words(30, 20, 1)).await;
-    follow(&edge.addr, "beside").await.assert_whole();
+    let (seen, took) = Box::pin(timed(follow(&edge.addr, "beside"))).await;
+    seen.assert_whole();
+    assert!(took < Duration::from_secs(4), "{took:?}");
     let ended = curl.try_wait().unwrap();
     assert_eq!(ended, None, "nobody has read what curl received");
     let out = within("curl", curl.wait_with_output()).await.unwrap();

@@ -248,8 +248,7 @@ async fn stalled_readers_cost_no_memory_and_delay_no_one() {
         let after = edge.memory();
         proxy.stall(false);
         println!("memory {before} to {after} KiB, another client waited {latest:?}");
-        // Its job takes 30 s. Behind the others it would wait until they go on, which is after this.
-        assert!(latest < Duration::from_secs(10), "{latest:?}");
+        assert!(latest < Duration::from_secs(5), "{latest:?}");
         // The stalled readers are about 24 MiB behind, each of them.
         assert!(after < before + 64 * 1024, "{before} to {after} KiB");
     };

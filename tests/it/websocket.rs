@@ -20,7 +20,7 @@ use crate::support::http::{UPGRADE, http, refused};
 use crate::support::process::run_program;
 use crate::support::scenarios::in_both_encodings;
 use crate::support::system::{Edge, System, text, words};
-use crate::support::{PATIENCE, assert_fields, python, root, within};
+use crate::support::{assert_fields, assert_within, python, root, within};
 
 in_both_encodings!(
     submitting_a_key_again_returns_the_same_job,
@@ -432,8 +432,8 @@ async fn a_stopping_edge_drains_its_clients_gradually() {
             .map(|(client, seen)| drained(client, seen, &next)),
     );
     let ((), left) = futures_util::future::join(refused, leaving).await;
-    assert!(process.ends_within(PATIENCE).await.success());
-    crate::support::assert_within(stopped, Duration::from_secs(20));
+    assert!(process.ends_within(Duration::from_secs(5)).await.success());
+    assert_within(stopped, Duration::from_secs(20));
     // Clients that were drained late were served until then: the first twenty words of a job are 42
     // events, and others follow only after the first client had left.
     let latest = left.iter().map(|seen| seen.last).max();
@@ -465,6 +465,6 @@ async fn an_edge_without_clients_stops_at_once() {
         200
     );
     process.signal(Signal::TERM);
-    assert!(process.ends_within(PATIENCE).await.success());
+    assert!(process.ends_within(Duration::from_secs(5)).await.success());
     system.end().await;
 }

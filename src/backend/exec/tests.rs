@@ -495,8 +495,7 @@ async fn processes_left_behind_have_a_second_to_finish_and_are_then_killed() {
     let mut lines = joined(&seen).lines().map(str::to_owned).collect::<Vec<_>>();
     lines.sort_unstable();
     assert_eq!(lines, ["late", "main"]);
-    let took = began.elapsed();
-    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&began.elapsed()));
     assert_eq!(held.until_free().await, "");
 }
 

@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::roles::role_of;
 use super::system::System;
-use super::{python, within};
+use super::{python, timed, within};
 
 /// Programs wait for the broker as long as those in the test process do: it may be slow on a busy machine.
 pub const NATS_WAIT: (&str, &str) = ("TAILWATER_NATS_WAIT", "60s");
@@ -170,12 +170,11 @@ impl Process {
             .unwrap();
     }
 
-    /// Waits for the end, for at most `limit`.
+    /// Waits for the end, for at most `limit` of the time in which this process runs: see [`timed`].
     pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
-        tokio::time::timeout(limit, self.child.wait())
-            .await
-            .expect("it ends in time")
-            .unwrap()
+        let (status, took) = timed(within("its end", self.child.wait())).await;
+        assert!(took < limit, "{took:?}");
+        status.unwrap()
     }
 }
 
