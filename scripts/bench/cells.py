@@ -38,6 +38,8 @@ MAIN = (FLOOR, "tailwater", "durable-streams", "socketio")
 HELD_MS = 100
 # An edge has a thread for each core by default. The most that it holds is measured so.
 BOTH_CORES = ("--threads", "2")
+# What is shown of a run that has no report.
+FAILED = "failed"
 
 
 @dataclass
@@ -46,8 +48,15 @@ class Figure:
     of: Callable
     digits: int = 1
     ratio: bool = True
-    # What is shown without a value.
-    otherwise: str = "failed"
+    # What is shown of a run without this number.
+    otherwise: str = FAILED
+
+    def value(self, report):
+        """The number, or the text that is shown instead of one."""
+        if report is None:
+            return FAILED
+        number = self.of(report)
+        return self.otherwise if number is None else number
 
 
 @dataclass
@@ -74,22 +83,23 @@ class Cell:
         return (not self.only or name in self.only) and (SERVERS[name].keeps or not self.needs_history)
 
     def measured(self, options, run):
-        """The values of the figures. `run` makes a report of a load."""
+        """The value of each figure. `run` makes a report of a load, or None if that failed."""
         load = (self.quick if options.quick else self.load).split()
         if options.seconds and "--seconds" in load:
             load[load.index("--seconds") + 1] = str(options.seconds)
         if self.steps:
             reports = [run([*load, *step.split()]) for step in self.steps]
-            return [report and figure.of(report) for figure, report in zip(self.figures, reports)]
+            return [figure.value(report) for figure, report in zip(self.figures, reports)]
         if not self.rates:
             report = run(load)
-            return report and [figure.of(report) for figure in self.figures]
-        best = [None]
+            return [figure.value(report) for figure in self.figures]
+        best = None
         for rate in self.rates[::3] if options.quick else self.rates:
             report = run([*load, "--rate", str(rate)])
-            if not report or not is_held(report):
-                break
-            best = [figure.of(report) for figure in self.figures]
+            values = [figure.value(report) for figure in self.figures]
+            if report is None or not is_held(report):
+                return best or values
+            best = values
         return best
 
 
@@ -146,7 +156,7 @@ def live(name, text, load, delays=True, **more):
 
 
 def most(name, text, load, rates):
-    figure = Figure(f"{text}: most held, events/s", offered, 0, False, "none")
+    figure = Figure(f"{text}: most held, events/s", if_held(offered), 0, False, "none")
     return Cell(name, f"{load} --seconds 3", f"{load} --seconds 2", [figure], rates=rates, once=True, only=MAIN, tailwater=BOTH_CORES)
 
 

@@ -61,15 +61,14 @@ class Bench:
         return json.loads(out)
 
     def fill(self, cell):
-        """What each server shows in this cell: a list of results, one for each repetition."""
+        """What each server shows in this cell: for each repetition, the values of the figures."""
         names = [name for name in self.options.servers if cell.covers(name)]
         results = {name: [] for name in names}
         for _ in range(1 if self.options.quick or cell.once else 3):
             for name in names:
                 say(f"{cell.name}: {SERVERS[name].title}")
-                result = cell.measured(self.options, lambda load, name=name: self.measure(cell, name, load))
-                if result is not None:
-                    results[name].append(result)
+                values = cell.measured(self.options, lambda load, name=name: self.measure(cell, name, load))
+                results[name].append(values)
         return results
 
 
@@ -82,22 +81,27 @@ def say(text):
 def rows(cell, results):
     """The lines of the table: for each figure of the cell, the medians with their ratios to the floor."""
     for index, figure in enumerate(cell.figures):
-        medians = {}
-        for name, found in results.items():
-            values = [result[index] for result in found if result[index] is not None]
-            # A server that fails in most runs does not have a median.
-            if values and len(values) * 2 > len(found):
-                medians[name] = statistics.median(values)
+        middles = {name: middle([values[index] for values in runs]) for name, runs in results.items()}
+        floor = middles.get(FLOOR)
         yield figure.title, {
-            name: shown(figure, medians.get(name), medians.get(FLOOR) if name != FLOOR else None) for name in results
+            name: shown(figure, value, None if name == FLOOR else floor) for name, value in middles.items()
         }
 
 
+def middle(values):
+    """The median of a figure's values in all runs; if at least half of them have no number, the most frequent text."""
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) * 2 > len(values):
+        return statistics.median(numbers)
+    return statistics.mode(value for value in values if isinstance(value, str))
+
+
 def shown(figure, value, floor):
-    if value is None:
-        return figure.otherwise
+    if isinstance(value, str):
+        return value
     number = f"{value:.{figure.digits}f}" if value < 1000 else f"{value:,.0f}"
-    return f"{number} ({value / floor:.2f})" if floor and figure.ratio else number
+    has_ratio = figure.ratio and floor and not isinstance(floor, str)
+    return f"{number} ({value / floor:.2f})" if has_ratio else number
 
 
 def table(names, lines):
@@ -191,4 +195,5 @@ def main():
     sys.exit(1 if bench.failures else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -299,15 +299,35 @@ search = CELLS["most-one-to-one"].measured
 print(json.dumps([search(SimpleNamespace(quick=quick, seconds=None), run) for quick in (False, True)]))
 "#;
 
+/// Runs a script that uses `scripts/bench`, and returns the JSON that it prints.
+async fn with_comparison(script: &str) -> Value {
+    let mut command = Command::new(python("python"));
+    command
+        .args(["-c", script])
+        .arg(root().join("scripts/bench"));
+    let printed = run_program(&mut command).await.prints();
+    serde_json::from_str(&printed).unwrap()
+}
+
 #[tokio::test]
 async fn the_most_that_a_server_holds_is_the_last_load_without_late_events() {
-    let mut search = Command::new(python("python"));
-    search
-        .args(["-c", SEARCH])
-        .arg(root().join("scripts/bench"));
-    let found = run_program(&mut search).await.prints();
-    let found: Value = serde_json::from_str(&found).unwrap();
+    let found = with_comparison(SEARCH).await;
     assert_eq!(found, json!([[40_000.0], [30_000.0]]));
+}
+
+/// What a comparison shows of three runs, and of one.
+const MIDDLES: &str = r#"
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from run import middle
+runs = [3, 1, 2], [1, 3, "failed"], ["failed", 3, "failed"], ["lost events"]
+print(json.dumps([middle(values) for values in runs]))
+"#;
+
+#[tokio::test]
+async fn a_median_needs_a_number_of_most_runs() {
+    let found = with_comparison(MIDDLES).await;
+    assert_eq!(found, json!([2, 2.0, "failed", "lost events"]));
 }
 
 #[tokio::test]
