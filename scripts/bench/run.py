@@ -1,6 +1,7 @@
 """Measures Tailwater and the servers that it is compared with in one run. scripts/bench.sh says how to call it."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +19,10 @@ from servers import Server
 
 # A run that takes longer is ended and has no result.
 RUN_LIMIT = 150
+# How long `tailwater bench` may take to end its processes. scripts/bench.sh kills a comparison 20 s after it has asked
+# it to end, and until then it also writes what it has measured.
+END_WAIT = 10
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Bench:
@@ -36,13 +41,16 @@ class Bench:
             else:
                 where = ["--nats-server", self.options.nats_server, "--transport", transport, *cell.tailwater]
             report = self.run(server, [*load, *where])
-            self.reports.append({"cell": cell.name, "server": name, **report})
-            return report
         except (OSError, RuntimeError, ValueError) as error:
             self.failures.append(f"{cell.name}, {name}: {error}")
             return None
         finally:
-            server.stop()
+            have_ended = server.stop()
+        if not have_ended:
+            self.failures.append(f"{cell.name}, {name}: its processes did not end")
+            return None
+        self.reports.append({"cell": cell.name, "server": name, **report})
+        return report
 
     def run(self, server, arguments):
         command = [self.options.tailwater, "bench", "--json", *map(str, arguments)]
@@ -55,7 +63,9 @@ class Bench:
             if child.poll() is None:
                 # It ends its processes and removes its files.
                 os.killpg(child.pid, signal.SIGINT)
-                child.wait(20)
+                # If it does not, stopping the server kills it.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(END_WAIT)
         if not out:
             raise RuntimeError(server.last_words())
         return json.loads(out)
@@ -121,7 +131,7 @@ def versions(options):
     def of(*command):
         try:
             out = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-        except OSError:
+        except (OSError, subprocess.TimeoutExpired):
             return None
         return (re.search(r"\d+\.\d+\.\d+", out) or ["?"])[0]
 
@@ -160,36 +170,59 @@ def parsed():
     return options
 
 
-def main():
-    options = parsed()
-    missing = dict(entry.split("=", 1) for entry in options.missing)
-    if options.needs:
-        print(*{SERVERS[name].needs for name in options.servers} - missing.keys())
-        return
-    # A shell that starts this in the background has switched SIGINT off.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    asked, options.servers = options.servers, [name for name in options.servers if SERVERS[name].needs not in missing]
-    bench, begin, lines, is_interrupted = Bench(options), time.monotonic(), [], False
-    try:
-        for name in options.cells:
-            lines += rows(CELLS[name], bench.fill(CELLS[name]))
-    except (KeyboardInterrupt, SystemExit):
-        # What was measured so far is still shown.
-        is_interrupted = True
-    say("")
+def interrupt(*_):
+    """Ends the comparison. A terminal and `timeout` may both send the signal: the second must not end what follows."""
+    ignore_signals()
+    raise KeyboardInterrupt
+
+
+def ignore_signals():
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def write_and_show(bench, asked, missing, lines, begin):
+    """Writes what was measured to the file of `--json`, and prints its table."""
+    options = bench.options
+    found = {"machine": machine(), "versions": versions(options), "seconds": round(time.monotonic() - begin)}
+    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+    everything = found | {"rows": lines, "failures": bench.failures, "missing": missing, "runs": bench.reports}
+    Path(options.json).write_text(json.dumps(everything, indent=1))
     table(options.servers, lines)
     for name in asked:
         if name not in options.servers:
             print(f"not measured: {SERVERS[name].title}: {missing[SERVERS[name].needs]}")
     for failure in bench.failures:
         print(f"failed: {failure}")
-    found = {"machine": machine(), "versions": versions(options), "seconds": round(time.monotonic() - begin)}
     print(f"\n{found['machine']}; {', '.join(f'{name} {version}' for name, version in found['versions'].items())}")
     print(f"{'one run' if options.quick else 'medians of three runs'} each, in {found['seconds']} s")
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    found |= {"rows": lines, "failures": bench.failures, "missing": missing, "runs": bench.reports}
-    Path(options.json).write_text(json.dumps(found, indent=1))
+
+
+def main():
+    options = parsed()
+    missing = dict(entry.split("=", 1) for entry in options.missing)
+    if options.needs:
+        print(*{SERVERS[name].needs for name in options.servers} - missing.keys())
+        return
+    # Set also because a shell that starts this in the background has switched SIGINT off.
+    for number in ENDING_SIGNALS:
+        signal.signal(number, interrupt)
+    asked = options.servers
+    options.servers = [name for name in asked if SERVERS[name].needs not in missing]
+    bench = Bench(options)
+    begin = time.monotonic()
+    lines = []
+    is_interrupted = False
+    try:
+        for name in options.cells:
+            lines += rows(CELLS[name], bench.fill(CELLS[name]))
+    except KeyboardInterrupt:
+        is_interrupted = True
+    finally:
+        # What was measured so far is kept, whatever ended the comparison.
+        ignore_signals()
+        say("")
+        write_and_show(bench, asked, missing, lines, begin)
     if is_interrupted:
         sys.exit("interrupted")
     sys.exit(1 if bench.failures else 0)

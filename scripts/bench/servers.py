@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 START_WAIT = 20
+# A process that was killed ends at once, unless the system holds it.
+KILL_WAIT = 5
 
 
 class Server:
@@ -17,12 +20,14 @@ class Server:
 
     def __init__(self, tools):
         self.tools, self.children = tools, []
-        self.folder = tempfile.TemporaryDirectory(prefix="tailwater-bench.")
+        # A killed process may still write into it.
+        self.folder = tempfile.TemporaryDirectory(prefix="tailwater-bench.", ignore_cleanup_errors=True)
 
     def start(self, *command):
         """Starts a program that prints `ready` and ports, and returns its process id and the ports."""
         child, process = self.spawn(*command, stdout=subprocess.PIPE)
-        line = child.stdout.readline().decode()
+        is_readable, _, _ = select.select([child.stdout], [], [], START_WAIT)
+        line = child.stdout.readline().decode() if is_readable else ""
         if not (ready := re.match(r"ready ([\d ]+)$", line)):
             raise RuntimeError(f"{command[0]} did not start: {self.last_words()}")
         return process, *ready[1].split()
@@ -53,15 +58,21 @@ class Server:
         return path, process
 
     def stop(self):
+        """Kills all its processes, and returns whether they have ended."""
+        have_ended = True
         for child in reversed(self.children):
             try:
                 os.killpg(child.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            child.wait(10)
+            try:
+                child.wait(KILL_WAIT)
+            except subprocess.TimeoutExpired:
+                have_ended = False
             if child.stdout:
                 child.stdout.close()
         self.folder.cleanup()
+        return have_ended
 
 
 def until(found, otherwise):

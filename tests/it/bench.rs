@@ -331,14 +331,27 @@ async fn a_median_needs_a_number_of_most_runs() {
 }
 
 #[tokio::test]
-async fn a_comparison_that_is_interrupted_leaves_nothing_running() {
-    let mut comparison = compare(&["--servers", "floor", "--seconds", "60", "one-to-one"]);
+async fn a_comparison_that_is_interrupted_writes_its_report_and_leaves_nothing_running() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("bench.json").display().to_string();
+    let mut comparison = compare(&[
+        "--servers",
+        "floor",
+        "--seconds",
+        "60",
+        "--json",
+        file.as_str(),
+        "one-to-one",
+    ]);
     let children = eventually("the floor and a run of the benchmark", async || {
         Some(descendants(comparison.guard())).filter(|children| children.len() >= 6)
     })
     .await;
     comparison.signal(Signal::INT);
-    comparison.ends_within(Duration::from_secs(20)).await;
+    let ended = comparison.ends_within(Duration::from_secs(20)).await;
+    assert_eq!(ended.code(), Some(1));
+    let report: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["runs"], json!([]));
     until("the end of all that the comparison started", async || {
         children.iter().all(|child| !runs(*child))
     })
