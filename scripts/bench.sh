@@ -6,7 +6,7 @@
 #   --servers LIST   only these of floor,tailwater,tailwater-sse,durable-streams,durable-streams-memory,socketio,
 #                    socketio-streams,resumable-stream
 #   --missing N=WHY  install nothing for servers that need redis, durable-streams or cc, and do not measure them
-#   --seconds N      how long a live cell lasts
+#   --seconds N      how long events are published in fan-out, one-to-one, many-jobs and busy-jobs
 #   --json FILE      where all reports are written; otherwise target/bench.json
 #   CELL...          only these of fan-out one-to-one many-jobs busy-jobs most-fan-out most-one-to-one idle-shared idle-own
 #                    resume-one resume-many resume-cold late memory. Only if they are named: growth-jobs

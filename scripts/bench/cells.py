@@ -78,6 +78,8 @@ class Cell:
     steps: tuple = ()
     # Measured only if it is named: it answers a question of its own.
     only_named: bool = False
+    # Whether `--seconds` applies. The other loads need the events that they name, or enough of them.
+    is_live: bool = False
 
     def covers(self, name):
         return (not self.only or name in self.only) and (SERVERS[name].keeps or not self.needs_history)
@@ -85,7 +87,7 @@ class Cell:
     def measured(self, options, run):
         """The value of each figure. `run` makes a report of a load, or None if that failed."""
         load = (self.quick if options.quick else self.load).split()
-        if options.seconds and "--seconds" in load:
+        if options.seconds and self.is_live:
             load[load.index("--seconds") + 1] = str(options.seconds)
         if self.steps:
             reports = [run([*load, *step.split()]) for step in self.steps]
@@ -152,7 +154,7 @@ def live(name, text, load, delays=True, **more):
             Figure(f"delay {figure}, ms", delay(key), 2, ratio=False, otherwise="")
             for figure, key in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"))
         ]
-    return Cell(name, f"{load} --seconds 5", f"{load} --seconds 2", figures, **more)
+    return Cell(name, f"{load} --seconds 5", f"{load} --seconds 2", figures, is_live=True, **more)
 
 
 def most(name, text, load, rates):

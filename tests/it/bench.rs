@@ -330,6 +330,32 @@ async fn a_median_needs_a_number_of_most_runs() {
     assert_eq!(found, json!([2, 2.0, "failed", "lost events"]));
 }
 
+/// How long each load lasts with `--seconds 1`; each run fails.
+const SECONDS: &str = r#"
+import json, sys
+from types import SimpleNamespace
+sys.path.insert(0, sys.argv[1])
+from cells import CELLS
+
+loads = {}
+for name, cell in CELLS.items():
+    cell.measured(SimpleNamespace(quick=False, seconds=1), lambda load: loads.update({name: load}))
+print(json.dumps({
+    name: int(load[load.index("--seconds") + 1]) for name, load in loads.items() if "--seconds" in load
+}))
+"#;
+
+#[tokio::test]
+async fn another_duration_applies_to_live_cells_alone() {
+    let seconds = with_comparison(SECONDS).await;
+    for live in ["fan-out", "one-to-one", "many-jobs", "busy-jobs"] {
+        assert_eq!(seconds[live], 1, "{live}");
+    }
+    for (other, unchanged) in [("memory", 10), ("growth-jobs", 20), ("worker", 20)] {
+        assert_eq!(seconds[other], unchanged, "{other}");
+    }
+}
+
 #[tokio::test]
 async fn a_comparison_that_is_interrupted_writes_its_report_and_leaves_nothing_running() {
     let dir = TempDir::new().unwrap();
