@@ -38,6 +38,8 @@ MAIN = (FLOOR, "tailwater", "durable-streams", "socketio")
 HELD_MS = 100
 # An edge has a thread for each core by default. The most that it holds is measured so.
 BOTH_CORES = ("--threads", "2")
+# What a title says of it: the floor has one thread, and the other servers have what they start by themselves.
+ON_BOTH_CORES = "Tailwater with two threads"
 # What is shown of a run that has no report.
 FAILED = "failed"
 
@@ -158,8 +160,10 @@ def live(name, text, load, delays=True, **more):
 
 
 def most(name, text, load, rates):
-    figure = Figure(f"{text}: most held, events/s", if_held(offered), 0, False, "none")
-    return Cell(name, f"{load} --seconds 3", f"{load} --seconds 2", [figure], rates=rates, once=True, only=MAIN, tailwater=BOTH_CORES)
+    title = f"{text}, {ON_BOTH_CORES}: most held, events/s"
+    figure = Figure(title, if_held(offered), 0, ratio=False, otherwise="none")
+    more = {"rates": rates, "once": True, "only": MAIN, "tailwater": BOTH_CORES}
+    return Cell(name, f"{load} --seconds 3", f"{load} --seconds 2", [figure], **more)
 
 
 def idle(name, text, jobs, watchers, **more):
@@ -198,7 +202,7 @@ CELLS = {
         live("many-jobs", "1000 jobs × 1 client, 10/s", "--jobs 1000 --watchers 1 --rate 10"),
         live(
             "busy-jobs",
-            "1000 jobs × 1 client, 30/s",
+            f"1000 jobs × 1 client, 30/s, {ON_BOTH_CORES}",
             "--jobs 1000 --watchers 1 --rate 30",
             tailwater=BOTH_CORES,
             only=(*MAIN, "durable-streams-memory"),
