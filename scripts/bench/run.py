@@ -128,6 +128,7 @@ def machine():
 
 
 def versions(options):
+    """The versions of what is measured."""
     def of(*command):
         try:
             out = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
@@ -135,16 +136,17 @@ def versions(options):
             return None
         return (re.search(r"\d+\.\d+\.\d+", out) or ["?"])[0]
 
-    lock = json.loads((Path(__file__).parent / "peers" / "package-lock.json").read_text())["packages"]
-    packages = ("socket.io", "@socket.io/redis-adapter", "@socket.io/redis-streams-adapter", "resumable-stream")
-    found = {
-        "tailwater": of(options.tailwater, "--version"),
-        "nats-server": of(options.nats_server, "--version"),
-        "redis-server": of(options.redis, "--version"),
-        "node": options.peers and of("node", "--version"),
-        "durable-streams": options.durable_streams_version,
-        **{name: lock[f"node_modules/{name}"]["version"] for name in packages if options.peers},
-    }
+    covered = [name for name in options.servers if any(CELLS[cell].covers(name) for cell in options.cells)]
+    needs = {SERVERS[name].needs for name in covered}
+    found = {"tailwater": of(options.tailwater, "--version"), "nats-server": of(options.nats_server, "--version")}
+    if "durable-streams" in needs:
+        found["durable-streams"] = options.durable_streams_version
+    if "redis" in needs:
+        found["redis-server"] = of(options.redis, "--version")
+        found["node"] = of("node", "--version")
+        lock = json.loads((Path(__file__).parent / "peers" / "package-lock.json").read_text())["packages"]
+        packages = lock[""]["dependencies"]
+        found |= {name: lock[f"node_modules/{name}"]["version"] for name in packages}
     return {name: version for name, version in found.items() if version}
 
 
@@ -181,6 +183,13 @@ def ignore_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
+def repetitions(options):
+    once = [name for name in options.cells if CELLS[name].once]
+    if options.quick or len(once) == len(options.cells):
+        return "one run each"
+    return "medians of three runs" + (f"; one run of {', '.join(once)}" if once else "")
+
+
 def write_and_show(bench, asked, missing, lines, begin):
     """Writes what was measured to the file of `--json`, and prints its table."""
     options = bench.options
@@ -195,7 +204,7 @@ def write_and_show(bench, asked, missing, lines, begin):
     for failure in bench.failures:
         print(f"failed: {failure}")
     print(f"\n{found['machine']}; {', '.join(f'{name} {version}' for name, version in found['versions'].items())}")
-    print(f"{'one run' if options.quick else 'medians of three runs'} each, in {found['seconds']} s")
+    print(f"{repetitions(options)}, in {found['seconds']} s")
 
 
 def main():
