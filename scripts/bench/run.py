@@ -88,12 +88,13 @@ def say(text):
     print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
 
 
-def rows(cell, results):
+def rows(cell, results, is_quick):
     """The lines of the table: for each figure of the cell, the medians with their ratios to the floor."""
     for index, figure in enumerate(cell.figures):
         middles = {name: middle([values[index] for values in runs]) for name, runs in results.items()}
         floor = middles.get(FLOOR)
-        yield figure.title, {
+        title = figure.quick_title if is_quick and figure.quick_title else figure.title
+        yield title, {
             name: shown(figure, value, None if name == FLOOR else floor) for name, value in middles.items()
         }
 
@@ -224,7 +225,7 @@ def main():
     is_interrupted = False
     try:
         for name in options.cells:
-            lines += rows(CELLS[name], bench.fill(CELLS[name]))
+            lines += rows(CELLS[name], bench.fill(CELLS[name]), options.quick)
     except KeyboardInterrupt:
         is_interrupted = True
     finally:
