@@ -17,10 +17,16 @@ pub(crate) struct LazyTimer {
 }
 
 impl LazyTimer {
-    /// Ready at this time, which may differ from poll to poll.
+    /// Ready at this time, which may differ from poll to poll; at once if it has come. The runtime's
+    /// timers fire up to two milliseconds late.
     pub(crate) fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        if self.wakes_by(at, cx.waker()) {
+        let now = Instant::now();
+        if self.wakes_by(at, now, cx.waker()) {
             return Poll::Pending;
+        }
+        if now >= at {
+            self.set = None;
+            return Poll::Ready(());
         }
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if sleep.deadline() > at {
@@ -39,9 +45,9 @@ impl LazyTimer {
     }
 
     /// Whether it is set, and will wake this task by then.
-    fn wakes_by(&self, at: Instant, waker: &Waker) -> bool {
+    fn wakes_by(&self, at: Instant, now: Instant, waker: &Waker) -> bool {
         self.set.as_ref().is_some_and(|(wakes_at, wakes)| {
-            *wakes_at <= at && wakes.will_wake(waker) && Instant::now() < *wakes_at
+            *wakes_at <= at && wakes.will_wake(waker) && now < *wakes_at
         })
     }
 }
@@ -83,6 +89,13 @@ mod tests {
         for due in [5, 30, 31, 60] {
             ready_at(&mut timer, at(due)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_has_come_is_not_waited_for() {
+        let mut timer = LazyTimer::default();
+        let now = Instant::now();
+        assert!(poll_fn(|cx| timer.poll(now, cx)).now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
