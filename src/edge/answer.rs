@@ -90,7 +90,7 @@ fn to_json(state: &JobState) -> String {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::config::TURN_BYTES;
+    use crate::config::PIECE_BYTES;
     use crate::edge::memory::Memory;
     use crate::wire::limits::OUTPUT_MAX;
     use axum::body::to_bytes;
@@ -133,7 +133,7 @@ mod tests {
         );
         let mut pieces = state.into_body().into_data_stream();
         while let Some(piece) = pieces.next().await {
-            assert!(piece.unwrap().len() <= 6 * TURN_BYTES + 512);
+            assert!(piece.unwrap().len() <= 6 * PIECE_BYTES + 512);
         }
     }
 }

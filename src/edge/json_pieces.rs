@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::config::TURN_BYTES;
+use crate::config::PIECE_BYTES;
 
 /// A text of more bytes than this is shared, and escaped when it is written. For shorter ones, that
 /// would cost more than it saves.
 const SHARED_TEXT: usize = 32;
 /// How many bytes of a text are escaped at a time.
-const SLICE: usize = TURN_BYTES / 4;
+const SLICE: usize = PIECE_BYTES / 4;
 
 /// JSON that is not written yet. Its clones share the texts.
 #[derive(Clone, Debug, Default)]
@@ -89,10 +89,10 @@ impl JsonPieces {
         self.parts.extend(other.parts);
     }
 
-    /// Appends what comes next to `out`, until that has about [`TURN_BYTES`] or everything is
+    /// Appends what comes next to `out`, until that has about [`PIECE_BYTES`] or everything is
     /// written.
     pub(super) fn write_to(&mut self, out: &mut Vec<u8>) {
-        while out.len() < TURN_BYTES
+        while out.len() < PIECE_BYTES
             && let Some(part) = self.parts.front()
         {
             let (Part::Plain(text) | Part::Text(text)) = part;
@@ -252,7 +252,7 @@ mod tests {
         while !pieces.is_empty() {
             let mut piece = Vec::new();
             pieces.write_to(&mut piece);
-            assert!(piece.len() <= TURN_BYTES + 6 * SLICE);
+            assert!(piece.len() <= PIECE_BYTES + 6 * SLICE);
             written += piece.len();
         }
         assert_eq!((written, pieces.size()), (600_002, 0));

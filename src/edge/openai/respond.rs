@@ -256,7 +256,7 @@ impl Translation for EventBlocks {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::config::{MEMORY_MIN, TURN_BYTES};
+    use crate::config::{MEMORY_MIN, PIECE_BYTES};
     use crate::edge::memory::Memory;
     use crate::edge::openai::test_log::{job, log};
     use crate::wire::limits::OUTPUT_MAX;
@@ -296,7 +296,7 @@ mod tests {
             let mut piece = Vec::new();
             blocks.apply(event, &mut piece);
             while !piece.is_empty() {
-                assert!(piece.len() <= 3 * TURN_BYTES, "{}", piece.len());
+                assert!(piece.len() <= 3 * PIECE_BYTES, "{}", piece.len());
                 all.extend(piece);
                 piece = Vec::new();
                 blocks.more(&mut piece);

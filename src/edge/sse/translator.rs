@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::config::{LARGE_EVENT, TURN_BYTES};
+use crate::config::{LARGE_EVENT, PIECE_BYTES};
 use crate::edge::watches::Released;
 use crate::session::Position;
 use crate::wire::{Seq, Stored};
@@ -20,7 +20,7 @@ pub(in crate::edge) trait Translation: Send {
         false
     }
 
-    /// Appends some of what is left, if anything is: about [`TURN_BYTES`].
+    /// Appends some of what is left, if anything is: about [`PIECE_BYTES`].
     fn more(&mut self, _out: &mut Vec<u8>) {}
 
     /// Whether what it holds takes scarce memory.
@@ -63,11 +63,11 @@ impl Translator {
         self.translated = Released::default();
     }
 
-    /// The frames of the next events, up to about [`TURN_BYTES`]; `None` when none wait.
+    /// The frames of the next events, up to about [`PIECE_BYTES`]; `None` when none wait.
     pub(in crate::edge) fn next(&mut self) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         self.translation.more(&mut out);
-        while out.len() < TURN_BYTES
+        while out.len() < PIECE_BYTES
             && !self.translation.has_more()
             && let Some(event) = self.waiting.pop_front()
         {
