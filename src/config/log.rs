@@ -39,8 +39,9 @@ pub const READ_BUDGET_PAUSE: Duration = Duration::from_millis(10);
 /// After decoding this many bytes of the log, a reader lets the thread serve its clients: it takes a
 /// fraction of a millisecond.
 pub const DECODE_BYTES: usize = 64 * 1024;
-/// How many segments a reader requests at once. It holds at most
-/// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each.
+/// How many segments a reader requests at once; fewer after large ones. It holds at most
+/// [`SEGMENT_BYTES_MAX`](crate::wire::limits::SEGMENT_BYTES_MAX) for each while it reads, in the budget
+/// for reads, and then keeps no more than [`PAGE_BYTES`] for its client, or one.
 pub const SEGMENTS_AT_ONCE: u64 = 8;
 /// How many segments all readers of an edge thread request at a time: together they hold at most
 /// half of [`READ_BYTES`], and what the budget for reads allows.

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::read::Reader;
 use super::replay_counts::ReplaySource;
 use super::scan::{ScanBatch, ScanRequest};
+use crate::config::SEGMENTS_AT_ONCE;
 use crate::runtime::{Mailbox, NoMail};
 use crate::source::{Chain, MessageClass, Replay, Replica, Span, Unavailable};
 use crate::wire::{DecodeError, JobId, Stored, StreamSeq};
@@ -51,8 +52,8 @@ struct SourceReading {
 #[derive(Debug)]
 enum ReplayPhase {
     New,
-    /// Consecutive segments, from the next event of the span on.
-    Segments,
+    /// Consecutive segments, from the next event of the span on, this many at once.
+    Segments(u64),
     /// The log itself, from the next event of the span on.
     Log,
     /// A read is in flight. It is kept here, so that a caller that drops [`Replay::next`] and calls
@@ -78,15 +79,16 @@ struct ReplayPart {
 }
 
 impl Reader {
-    /// Reads segments, as long as there are any.
-    async fn segments_part(&self, job: &JobId, span: Span) -> Result<ReplayPart, Unavailable> {
+    /// Reads this many segments, as long as there are any.
+    async fn segments_part(
+        &self,
+        job: &JobId,
+        span: Span,
+        at_once: u64,
+    ) -> Result<ReplayPart, Unavailable> {
         let until = span.until.unwrap_or(span.from);
-        let read = self.segments(job, span.from, until).await?;
-        let next = if read.may_have_more {
-            ReplayPhase::Segments
-        } else {
-            ReplayPhase::Log
-        };
+        let read = self.segments(job, span.from, until, at_once).await?;
+        let next = read.next.map_or(ReplayPhase::Log, ReplayPhase::Segments);
         Ok(ReplayPart {
             events: read.events,
             next,
@@ -167,14 +169,15 @@ impl Replay for LogReplay {
             match &mut self.phase {
                 ReplayPhase::New if self.reader.wants_segments(&self.job, self.span) => {
                     self.read_from(ReplaySource::Segments);
-                    self.phase = ReplayPhase::Segments;
+                    self.phase = ReplayPhase::Segments(SEGMENTS_AT_ONCE);
                 }
                 ReplayPhase::New | ReplayPhase::Log => self.start(),
-                ReplayPhase::Segments => {
+                ReplayPhase::Segments(at_once) => {
+                    let at_once = *at_once;
                     let span = self.span;
-                    self.read(
-                        move |reader, job| async move { reader.segments_part(&job, span).await },
-                    );
+                    self.read(move |reader, job| async move {
+                        reader.segments_part(&job, span, at_once).await
+                    });
                 }
                 ReplayPhase::Pages { stream_seq } => {
                     let stream_seq = *stream_seq;

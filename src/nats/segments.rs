@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 
 use super::read::Reader;
 use super::{api, names};
-use crate::config::{DECODE_BYTES, SEGMENTS_AT_ONCE};
+use crate::config::{DECODE_BYTES, PAGE_BYTES, SEGMENTS_AT_ONCE};
 use crate::source::{At, Replica, Span, Unavailable};
 use crate::wire::limits::{SEGMENT_BYTES_MAX, SEGMENT_EVENTS};
 use crate::wire::{JobId, Segment, Seq, Stored, segment_of};
@@ -19,8 +19,9 @@ use crate::wire::{JobId, Segment, Seq, Stored, segment_of};
 #[derive(Debug, Default)]
 pub(super) struct SegmentsRead {
     pub(super) events: Vec<Arc<Stored>>,
-    /// Whether the next events may be in segments, too: every segment that was requested is there.
-    pub(super) may_have_more: bool,
+    /// How many segments to request next; `None` if the next events are not in segments, because one
+    /// that was requested is not there.
+    pub(super) next: Option<u64>,
 }
 
 impl Reader {
@@ -34,16 +35,17 @@ impl Reader {
             && !self.shard(job).segments_absence.is_recent()
     }
 
-    /// The events from `from` on, from consecutive segments that the log proves, up to one that is
-    /// missing or not proven.
+    /// The events from `from` on, from at most `at_once` consecutive segments that the log proves, up
+    /// to one that is missing or not proven.
     pub(super) async fn segments(
         &self,
         job: &JobId,
         from: Seq,
         until: Seq,
+        at_once: u64,
     ) -> Result<SegmentsRead, Unavailable> {
         let first = segment_of(from);
-        let last = segment_of(until).min(first + SEGMENTS_AT_ONCE - 1);
+        let last = segment_of(until).min(first + at_once.clamp(1, SEGMENTS_AT_ONCE) - 1);
         // Before that, the reader goes on with more segments.
         let is_last_read = last == segment_of(until);
         let numbers = first..last + 1;
@@ -71,8 +73,9 @@ impl Reader {
         from: Seq,
         until: Seq,
     ) -> SegmentsRead {
-        let requested = numbers.clone().count();
-        let found = join_all(numbers.clone().map(|number| self.segment(job, number))).await;
+        let mut found = join_all(numbers.clone().map(|number| self.segment(job, number))).await;
+        let next = keep_first(&mut found);
+        let kept = found.len();
         let mut segments = decode_chain(job, numbers.zip(found)).await;
         let wanted = |event: &&Stored| event.seq >= from;
         let Some(oldest) = segments.iter().flat_map(Segment::events).find(wanted) else {
@@ -83,17 +86,14 @@ impl Reader {
         let (exists, proven) =
             tokio::join!(self.holds(job, oldest), self.count_proven(job, &segments));
         segments.truncate(if exists { proven } else { 0 });
-        let may_have_more = segments.len() == requested;
+        let next = (segments.len() == kept).then_some(next);
         let events = segments
             .into_iter()
             .flat_map(Segment::into_events)
             .filter(|event| event.seq >= from && event.seq <= until)
             .map(Arc::new)
             .collect();
-        SegmentsRead {
-            events,
-            may_have_more,
-        }
+        SegmentsRead { events, next }
     }
 
     /// A segment as it is stored, not decoded.
@@ -131,6 +131,29 @@ impl Reader {
         let at = self.log.at_any(job, event.stream_seq).await;
         matches!(at, Ok(At::Event(found)) if found.cursor() == event.cursor())
     }
+}
+
+/// Keeps as many of these segments, which were requested together, as one page of the log holds, and at
+/// least the first: a client that reads slowly holds what is kept. Returns how many to request next, so
+/// that few are dropped.
+fn keep_first(found: &mut Vec<Option<Bytes>>) -> u64 {
+    let requested = found.len() as u64;
+    let mut room = PAGE_BYTES;
+    let fitting = found
+        .iter()
+        .take_while(|segment| {
+            let size = segment.as_ref().map_or(0, Bytes::len);
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        })
+        .count();
+    let kept = fitting.max(1);
+    if kept >= found.len() {
+        return requested * 2;
+    }
+    found.truncate(kept);
+    kept as u64
 }
 
 /// Decodes consecutive segments, up to one that is missing or does not continue the one before.
@@ -208,6 +231,24 @@ mod tests {
     fn others_are_served_between_large_segments() {
         assert_eq!(decode(segments(4, 1500)), (4, 3));
         assert_eq!(decode(segments(4, 10)), (4, 0));
+    }
+
+    #[test]
+    fn a_read_keeps_no_more_than_a_page_holds_and_then_requests_as_many_as_that() {
+        let kept_of = |sizes: &[usize]| {
+            let segment = |size: &usize| Some(Bytes::from(vec![0; *size]));
+            let mut found: Vec<_> = sizes.iter().map(segment).collect();
+            let next = keep_first(&mut found);
+            (found.len(), next)
+        };
+        const LARGE: usize = PAGE_BYTES / 2 - 1;
+        assert_eq!(kept_of(&[1000; 8]), (8, 16));
+        assert_eq!(kept_of(&[LARGE; 8]), (2, 2));
+        assert_eq!(kept_of(&[LARGE; 2]), (2, 4), "later ones may be smaller");
+        assert_eq!(kept_of(&[PAGE_BYTES + 1; 8]), (1, 1), "one is always read");
+        assert_eq!(kept_of(&[PAGE_BYTES + 1]), (1, 2));
+        let mut missing = vec![None, Some(Bytes::from_static(b"x"))];
+        assert_eq!((keep_first(&mut missing), missing.len()), (4, 2));
     }
 
     #[test]
