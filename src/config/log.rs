@@ -59,6 +59,9 @@ pub const SCAN_PULL: usize = 500;
 /// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far
 /// less than the 64 MiB at which the broker disconnects a client that does not read.
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
+/// How many shards an edge thread scans at a time: what their requests return is in no budget, about
+/// twice [`SCAN_PULL_BYTES`] each.
+pub const SCANS_AT_ONCE: usize = 8;
 /// How long a scan waits for more readers after the last one joined, or finished reading segments:
 /// that one sends their events to its client before it joins.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
 use tracing::info;
 
 use super::batch::{MessageBatch, batch};
@@ -23,7 +24,7 @@ use super::{api, names};
 use crate::budget::Budget;
 use crate::config::{
     LEADER_READS_PER_SHARD, LOOK_UPS_PER_SHARD, PAGE_BYTES, READ_BYTES, READS_PER_SHARD,
-    SEGMENT_READS,
+    SCANS_AT_ONCE, SEGMENT_READS,
 };
 use crate::runtime::Tasks;
 use crate::source::{At, Replica, Unavailable};
@@ -79,6 +80,7 @@ impl Reader {
             || ReadSlots::new(LOOK_UPS_PER_SHARD, tasks.clone(), Budget::unlimited());
         let live_reader = log.nats.live_readers.create();
         tasks.spawn_until_stop(live_reader.clone().run(log.nats.live.clone()));
+        let scan_passes = Arc::new(Semaphore::new(SCANS_AT_ONCE));
         let mut shards = Vec::new();
         for shard in 0..log.shards {
             let stream = log.nats.names.chunks_stream(shard);
@@ -89,7 +91,13 @@ impl Reader {
                 look_up_slots: look_up_slots(),
                 leader_look_up_slots: look_up_slots(),
                 disturbances: disturbances(&log, &stream, tasks).await?,
-                scan: SharedScan::new(log.clone(), stream, tasks.clone(), budget.clone()),
+                scan: SharedScan::new(
+                    log.clone(),
+                    stream,
+                    tasks.clone(),
+                    budget.clone(),
+                    Arc::clone(&scan_passes),
+                ),
                 segments_absence: SegmentsAbsence::default(),
             });
         }

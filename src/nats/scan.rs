@@ -10,7 +10,7 @@ use std::thread::panicking;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::{self, Message};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tracing::{debug, warn};
@@ -39,6 +39,8 @@ pub(super) struct SharedScan {
     queue: Arc<ScanQueue>,
     /// Limits the bytes that were read for all readers, and that they have not taken.
     budget: Budget,
+    /// Limits how many shards are scanned at a time.
+    passes: Arc<Semaphore>,
 }
 
 /// The readers that wait for the next pass.
@@ -158,13 +160,21 @@ impl ScanQueue {
 }
 
 impl SharedScan {
-    pub(super) fn new(log: Log, stream: String, tasks: Tasks, budget: Budget) -> Self {
+    /// Scans the stream of a shard. All shards of a reader share `budget` and `passes`.
+    pub(super) fn new(
+        log: Log,
+        stream: String,
+        tasks: Tasks,
+        budget: Budget,
+        passes: Arc<Semaphore>,
+    ) -> Self {
         Self {
             log,
             stream,
             tasks,
             queue: Arc::default(),
             budget,
+            passes,
         }
     }
 
@@ -199,6 +209,8 @@ impl SharedScan {
     async fn run(self) {
         loop {
             self.queue.gather().await;
+            // The semaphore is never closed. Readers that join meanwhile are served by the same pass.
+            let _pass = self.passes.acquire().await;
             let readers = self.queue.next_readers();
             if readers.is_empty() {
                 return;
