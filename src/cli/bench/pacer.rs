@@ -45,7 +45,8 @@ impl Drop for Pacer {
     fn drop(&mut self) {
         if let Some((dropped, thread)) = self.running.take() {
             drop(dropped);
-            // It cannot panic.
+            // It cannot panic: a plan's limits of events and seconds bound the due times and the
+            // permits of each job.
             let _ = thread.join();
         }
     }

@@ -309,7 +309,7 @@ fn schedule(plan: &Plan) -> Schedule {
         start: Instant::now() + BENCH_SETTLE,
         jobs: plan.jobs,
         interval: publisher::interval(plan.rate),
-        events: ((plan.rate * plan.seconds as f64) as u64).max(1),
+        events: plan.events_by_rate() as u64,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::wire::{JobId, Kind};
 
 /// Submits all jobs; each outputs `--rate` words per second for `--seconds`.
 pub(super) async fn submit(edge: SocketAddr, jobs: &[JobId], plan: &Plan) -> anyhow::Result<()> {
-    let words = (plan.rate * plan.seconds as f64).ceil();
+    let words = plan.events_by_rate().ceil();
     let input = json!({"words": words as u64, "rate": plan.rate});
     futures_util::stream::iter(jobs)
         .map(|job| submit_one(edge, &plan.kind, job, &input))
