@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -11,24 +10,28 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::job_writer::{JobWriter, PublishTarget, TargetConnections};
 use super::pacer::Pacer;
 use super::report::Delays;
 use super::tally::{Schedule, delays, micros};
-use crate::config::BENCH_AT_ONCE;
+use crate::config::{BENCH_AT_ONCE, BENCH_GRACE, BENCH_ORDER_WAIT, BENCH_STOP_WAIT};
 use crate::runtime;
 use crate::wire::{Body, Channel, JobId, Kind};
 
 /// A thread that owns the jobs' writers. Dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    orders: mpsc::Sender<(Order, oneshot::Sender<anyhow::Result<()>>)>,
-    thread: JoinHandle<anyhow::Result<()>>,
+    orders: mpsc::Sender<PlacedOrder>,
+    /// How the thread has ended; closed without a value if it panicked.
+    ended: oneshot::Receiver<anyhow::Result<()>>,
     appends: Appends,
 }
+
+/// An order, and where its outcome goes.
+type PlacedOrder = (Order, oneshot::Sender<anyhow::Result<()>>);
 
 /// How long appends took, in microseconds; only scheduled and steady ones are measured.
 type Appends = Arc<Mutex<Histogram<u64>>>;
@@ -53,6 +56,20 @@ pub(super) enum Order {
     End,
 }
 
+impl Order {
+    /// By when all events of an order that is sent now must be stored.
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Scheduled(schedule) => schedule.last_due() + BENCH_GRACE,
+            Self::Begin
+            | Self::Burst { .. }
+            | Self::Steady { .. }
+            | Self::Interleaved { .. }
+            | Self::End => Instant::now() + BENCH_ORDER_WAIT,
+        }
+    }
+}
+
 impl Publisher {
     /// Connects to `target` on a new thread. `text` is the size of each chunk's text in bytes.
     pub(super) fn start(
@@ -62,40 +79,36 @@ impl Publisher {
     ) -> anyhow::Result<Self> {
         let appends = Arc::new(Mutex::new(delays()?));
         let measured = Arc::clone(&appends);
-        let (orders, mut received) = mpsc::channel::<(Order, oneshot::Sender<_>)>(1);
+        let (orders, received) = mpsc::channel(1);
+        let (ends, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("publisher".to_owned());
-        let thread = thread.spawn(move || {
-            runtime::single_threaded()?.block_on(async move {
-                let connected = TargetConnections::to(target).await?;
-                let writers = jobs.into_iter().enumerate();
-                let mut jobs: Vec<_> = writers
-                    .map(|(index, job)| connected.writer(index, job))
-                    .collect();
-                while let Some((order, done)) = received.recv().await {
-                    let mut outcome = execute(order, &mut jobs, text, &measured).await;
-                    if outcome.is_ok() {
-                        outcome = connected.settle().await;
-                    }
-                    // The sender of the order may have been dropped.
-                    let _ = done.send(outcome);
-                }
-                connected.close().await;
-                anyhow::Ok(())
-            })
+        thread.spawn(move || {
+            let outcome = publish(target, jobs, text, received, &measured);
+            // A run that has failed does not wait for the thread.
+            let _ = ends.send(outcome);
         })?;
         Ok(Self {
             orders,
-            thread,
+            ended,
             appends,
         })
     }
 
     /// Sends an order, and waits until all its events are stored.
+    ///
+    /// # Errors
+    /// If an event is not stored, or not before the order's deadline.
     pub(super) async fn order(&self, order: Order) -> anyhow::Result<()> {
-        let (done, outcome) = oneshot::channel();
-        let sent = self.orders.send((order, done)).await;
-        sent.map_err(|_| anyhow!("cannot connect to publish"))?;
-        outcome.await.context("the publisher has ended")?
+        let deadline = order.deadline();
+        let executed = async {
+            let (done, outcome) = oneshot::channel();
+            let sent = self.orders.send((order, done)).await;
+            sent.map_err(|_| anyhow!("cannot connect to publish"))?;
+            outcome.await.context("the publisher has ended")?
+        };
+        timeout_at(deadline, executed)
+            .await
+            .context("the events are not stored in time: the broker is too slow, or hangs")?
     }
 
     /// How long the broker took for each measured append since the last call.
@@ -107,11 +120,42 @@ impl Publisher {
     }
 
     /// Ends the thread.
-    pub(super) fn stop(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If it has failed, or does not end in time: then it ends with the process.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
         drop(self.orders);
-        let ended = self.thread.join();
-        ended.map_err(|_| anyhow!("the publisher panicked"))?
+        let ended = timeout(BENCH_STOP_WAIT, self.ended).await;
+        let ended = ended.context("the publisher does not end in time")?;
+        ended.context("the publisher panicked")?
     }
+}
+
+/// Connects, and executes orders until no more can come.
+fn publish(
+    target: PublishTarget,
+    jobs: Vec<JobId>,
+    text: usize,
+    mut orders: mpsc::Receiver<PlacedOrder>,
+    appends: &Appends,
+) -> anyhow::Result<()> {
+    runtime::single_threaded()?.block_on(async move {
+        let connected = TargetConnections::to(target).await?;
+        let writers = jobs.into_iter().enumerate();
+        let mut jobs: Vec<_> = writers
+            .map(|(index, job)| connected.writer(index, job))
+            .collect();
+        while let Some((order, done)) = orders.recv().await {
+            let mut outcome = execute(order, &mut jobs, text, appends).await;
+            if outcome.is_ok() {
+                outcome = connected.settle().await;
+            }
+            // The sender of the order may have been dropped.
+            let _ = done.send(outcome);
+        }
+        connected.close().await;
+        anyhow::Ok(())
+    })
 }
 
 async fn execute(
@@ -264,4 +308,38 @@ fn chunk(text: usize) -> Body {
 /// The time between two events of a job at this rate.
 pub(super) fn interval(rate: f64) -> Duration {
     Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publisher_that_hangs_is_an_error_and_is_not_waited_for() {
+        // It never says that the events are published.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = PublishTarget::Lines(silent.local_addr().unwrap());
+        let publisher = Publisher::start(target, Vec::new(), 1).unwrap();
+        let error = publisher.order(Order::Begin).await.unwrap_err();
+        assert!(error.to_string().contains("not stored in time"), "{error}");
+        let error = publisher.stop().await.unwrap_err();
+        assert!(error.to_string().contains("not end in time"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_has_until_a_while_after_its_last_event_is_due() {
+        let schedule = Schedule {
+            start: Instant::now(),
+            jobs: 2,
+            interval: Duration::from_secs(10),
+            events: 100,
+        };
+        let last = schedule.start + Duration::from_secs(995);
+        let scheduled = Order::Scheduled(schedule);
+        assert_eq!(scheduled.deadline(), last + BENCH_GRACE);
+        let burst = Order::Burst { jobs: 2, events: 5 };
+        assert_eq!(burst.deadline(), Instant::now() + BENCH_ORDER_WAIT);
+    }
 }

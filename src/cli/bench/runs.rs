@@ -63,7 +63,7 @@ pub(super) async fn run(
     };
     report.append_ms = publisher.appends();
     publisher.order(Order::End).await?;
-    publisher.stop()?;
+    publisher.stop().await?;
     Ok(report)
 }
 

@@ -33,6 +33,12 @@ impl Schedule {
         Some(self.start + phase + self.interval.mul_f64(index as f64))
     }
 
+    /// When the last event of the last job is due.
+    pub(super) fn last_due(&self) -> Instant {
+        let last_job = self.jobs.saturating_sub(1);
+        self.due(last_job, self.last()).unwrap_or(self.start)
+    }
+
     /// The sequence number of the last scheduled event.
     pub(super) fn last(&self) -> u64 {
         FIRST_SCHEDULED + self.events - 1
@@ -150,6 +156,7 @@ mod tests {
         assert_eq!((due(1, 3), due(3, 4)), (Some(25), Some(175)));
         assert_eq!((due(0, 2), due(0, 5)), (None, None), "outside the schedule");
         assert_eq!(schedule.last(), 4);
+        assert_eq!((schedule.last_due() - schedule.start).as_millis(), 175);
     }
 
     #[tokio::test(start_paused = true)]
