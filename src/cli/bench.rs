@@ -1,12 +1,14 @@
 //! `tailwater bench`: puts an open-loop load on running processes, checks every event, and measures
 //! what a delivery costs.
 
+mod clients;
 mod cost_meter;
 mod frames;
 mod job_writer;
 mod pacer;
 mod plan;
 mod process;
+mod progress;
 mod publisher;
 mod report;
 mod runs;

@@ -165,6 +165,10 @@ async fn a_bench_shows_its_progress_at_a_terminal() {
     let shown = at_a_terminal(&format!("bench --nats-server {server} {plan}")).await;
     assert!(shown.contains(" of 120 deliveries, "), "{shown}");
     assert!(shown.contains("deliveries/s "), "{shown}");
+    // How many events a worker makes of its words is not known before.
+    let shown = at_a_terminal(&format!("bench --nats-server {server} {plan} --worker")).await;
+    assert!(shown.contains(" deliveries, "), "{shown}");
+    assert!(!shown.contains(" of 0 deliveries"), "{shown}");
 }
 
 #[tokio::test]

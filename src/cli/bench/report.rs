@@ -18,9 +18,11 @@ pub(super) struct BenchReport {
     pub(super) connections: usize,
     /// Events that arrived in order during the measurement.
     pub(super) deliveries: u64,
+    /// Events that a connected client did not receive. In live runs and storms this includes those
+    /// after the last that it received; in the others such a client counts only as failed.
     pub(super) lost: u64,
     pub(super) doubled: u64,
-    /// Connections that were refused or ended early, and the first reason.
+    /// Clients that were refused, disconnected early or not done in time, and the first reason.
     pub(super) failed: u64,
     pub(super) failure: Option<String>,
     pub(super) seconds: f64,
@@ -70,16 +72,18 @@ pub(super) struct Costs {
     pub(super) worker: ProcessCost,
 }
 
-/// What a process used. An unknown process has no figures.
+/// What a process used. An unknown process has no figures. Storms and late clients have none of
+/// `connected_mib` and `per_connection_kib`: their clients connect while events arrive, so the memory
+/// of connections cannot be told from that of events.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProcessCost {
     pub(super) cpu_s: Option<f64>,
-    /// Resident memory before the first connection.
+    /// Resident memory before the first connection that is measured.
     pub(super) idle_mib: Option<f64>,
     /// Resident memory with all connections, before the first measured event.
     pub(super) connected_mib: Option<f64>,
     pub(super) end_mib: Option<f64>,
-    /// What each connection added to the memory.
+    /// What each connection added to the memory, from `idle_mib` to `connected_mib`.
     pub(super) per_connection_kib: Option<f64>,
 }
 

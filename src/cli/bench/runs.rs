@@ -1,18 +1,17 @@
 //! The kinds of runs, from the first connection to the report.
 
 use std::future::Future;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::clients::{connect, connect_all, follow, grace, hold, within};
 use super::cost_meter::CostMeter;
 use super::job_writer::PublishTarget;
 use super::plan::Plan;
+use super::progress::with_progress;
 use super::publisher::{self, Order, Publisher};
 use super::report::BenchReport;
 use super::submitter;
@@ -22,8 +21,7 @@ use super::transport::ClientTransport;
 use super::watcher::{Account, Goal, Timing, WatchedJob, Watcher};
 use crate::cli::args::NatsArgs;
 use crate::config::{
-    BENCH_APPENDS_BEFORE, BENCH_AT_ONCE, BENCH_GRACE, BENCH_IDLE_SETTLE, BENCH_LATE_EVENTS,
-    BENCH_REDRAW, BENCH_SETTLE,
+    BENCH_APPENDS_BEFORE, BENCH_GRACE, BENCH_IDLE_SETTLE, BENCH_LATE_EVENTS, BENCH_SETTLE,
 };
 use crate::nats::Role;
 use crate::wire::JobId;
@@ -89,7 +87,7 @@ async fn live(
     let account = Account::new()?;
     let mut meter = CostMeter::start(&system.processes)?;
     let watchers = connect_all(plan, system, jobs, &account).await;
-    let watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
+    let mut watchers = follow(watchers, Goal::Event(FIRST_EVENTS), &account, grace()).await;
     let connections = watchers.len();
     let settle = if plan.idle {
         BENCH_IDLE_SETTLE
@@ -101,20 +99,23 @@ async fn live(
     let mut started = Instant::now();
     if plan.idle {
         account.tally().restart(started);
-        sleep(Duration::from_secs(plan.seconds)).await;
+        let until = started + Duration::from_secs(plan.seconds);
+        hold(&mut watchers, &account, until).await;
     } else {
         let schedule = schedule(plan);
         started = schedule.start;
         account.tally().restart(started);
         let account = account.timed(Timing::Scheduled(schedule));
         let until = schedule.start + Duration::from_secs(plan.seconds) + BENCH_GRACE;
-        let following = follow(watchers, Goal::Event(schedule.last()), &account, until);
+        let goal = Goal::Event(schedule.last());
+        let following = async { anyhow::Ok(follow(watchers, goal, &account, until).await) };
         let total = schedule.events * connections as u64;
-        let (published, _) = with_progress(&account, total, async {
-            tokio::join!(publisher.order(Order::Scheduled(schedule)), following)
+        // Events that cannot be published never arrive.
+        with_progress(&account, Some(total), async {
+            tokio::try_join!(publisher.order(Order::Scheduled(schedule)), following)
         })
-        .await;
-        published?;
+        .await?;
+        account.tally().lose_missing(total);
     }
     meter.report(
         plan,
@@ -173,11 +174,12 @@ async fn storm(
         })
         .collect();
     let all = within(returning, started + BENCH_GRACE, &account);
-    let all = with_progress(&account, total, all);
+    let all = with_progress(&account, Some(total), all);
     let returned = match plan.appends {
         Some(rate) => appended_while(publisher, rate, all).await?,
         None => all.await,
     };
+    account.tally().lose_missing(total);
     let mut report = meter.report(
         plan,
         returned.len(),
@@ -225,8 +227,15 @@ async fn late(
     let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
+    let schedule = schedule(plan);
+    let deadline = schedule.last_due() + BENCH_GRACE;
     let reading = async {
-        for _ in 0..plan.watchers {
+        for client in 0..plan.watchers {
+            if Instant::now() > deadline {
+                let reason = "a client did not begin in time".to_owned();
+                account.tally().fail(plan.watchers - client, reason);
+                break;
+            }
             sleep(BENCH_SETTLE).await;
             let started = Instant::now();
             let watched = vec![WatchedJob::new(jobs[0].clone(), 0)];
@@ -243,9 +252,9 @@ async fn late(
                 account.tally().delayed(Instant::now(), started.elapsed());
             }
         }
+        anyhow::Ok(())
     };
-    let (published, ()) = tokio::join!(publisher.order(Order::Scheduled(schedule(plan))), reading);
-    published?;
+    tokio::try_join!(publisher.order(Order::Scheduled(schedule)), reading)?;
     meter.report(
         plan,
         plan.watchers,
@@ -275,7 +284,7 @@ async fn with_worker(
     let until = started + Duration::from_secs(plan.seconds) + BENCH_GRACE;
     let following = async { anyhow::Ok(follow(watchers, Goal::JobEnd, &account, until).await) };
     // Jobs that were refused have no events to wait for.
-    with_progress(&account, 0, async {
+    with_progress(&account, None, async {
         tokio::try_join!(submitter::submit(system.edge, jobs, plan), following)
     })
     .await?;
@@ -288,22 +297,6 @@ async fn with_worker(
     )
 }
 
-/// Connects all watchers of all jobs.
-async fn connect_all(
-    plan: &Plan,
-    system: &System,
-    jobs: &[JobId],
-    account: &Account,
-) -> Vec<Watcher> {
-    let jobs = (0..plan.watchers).flat_map(|_| jobs.iter().enumerate());
-    let watched = jobs.map(|(index, job)| WatchedJob::new(job.clone(), index));
-    connect(plan, system, watched.collect(), BENCH_AT_ONCE, account).await
-}
-
-fn grace() -> Instant {
-    Instant::now() + BENCH_GRACE
-}
-
 fn schedule(plan: &Plan) -> Schedule {
     Schedule {
         start: Instant::now() + BENCH_SETTLE,
@@ -311,85 +304,4 @@ fn schedule(plan: &Plan) -> Schedule {
         interval: publisher::interval(plan.rate),
         events: plan.events_by_rate() as u64,
     }
-}
-
-/// Connects all watchers; failures are counted.
-async fn connect(
-    plan: &Plan,
-    system: &System,
-    watched: Vec<WatchedJob>,
-    at_once: usize,
-    account: &Account,
-) -> Vec<Watcher> {
-    let connecting = futures_util::stream::iter(watched)
-        .map(|watched| Watcher::connect(system.edge, plan.transport, watched))
-        .buffer_unordered(at_once);
-    within(connecting, grace(), account).await
-}
-
-/// Follows until all watchers reach `goal`; failures are counted.
-async fn follow(
-    watchers: Vec<Watcher>,
-    goal: Goal,
-    account: &Account,
-    until: Instant,
-) -> Vec<Watcher> {
-    let following: FuturesUnordered<_> = watchers
-        .into_iter()
-        .map(async |mut watcher: Watcher| {
-            watcher.follow(goal, account).await?;
-            Ok(watcher)
-        })
-        .collect();
-    within(following, until, account).await
-}
-
-/// Collects what succeeds before `until`, and counts the rest as failed.
-async fn within(
-    work: impl futures_util::Stream<Item = std::io::Result<Watcher>>,
-    until: Instant,
-    account: &Account,
-) -> Vec<Watcher> {
-    let mut work = std::pin::pin!(work);
-    let mut done = Vec::new();
-    loop {
-        match timeout_at(until, work.next()).await {
-            Ok(Some(Ok(watcher))) => done.push(watcher),
-            Ok(Some(Err(error))) => account.tally().fail(error.to_string()),
-            Ok(None) => return done,
-            Err(_) => {
-                let unfinished = work.size_hint().0;
-                account
-                    .tally()
-                    .fail(format!("{unfinished} not done in time"));
-                return done;
-            }
-        }
-    }
-}
-
-/// Shows on a terminal how many of `total` deliveries have arrived.
-async fn with_progress<T>(account: &Account, total: u64, work: impl Future<Output = T>) -> T {
-    let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
-    } else {
-        ProgressBar::hidden()
-    };
-    let style = "{bar:40} {human_pos} of {human_len} deliveries, {per_sec}";
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    let drawing = async {
-        let mut redraw = interval(BENCH_REDRAW);
-        loop {
-            redraw.tick().await;
-            bar.set_position(account.tally().deliveries);
-        }
-    };
-    let outcome = tokio::select! {
-        outcome = work => outcome,
-        () = drawing => unreachable!("it never ends"),
-    };
-    bar.finish_and_clear();
-    outcome
 }

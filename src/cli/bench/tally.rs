@@ -50,17 +50,21 @@ impl Schedule {
 pub(super) struct Tally {
     /// Events that arrived in order.
     pub(super) deliveries: u64,
-    /// Events that a client did not receive.
+    /// Events that a connected client did not receive: those missing before one that arrived and, in
+    /// runs that know how many each connection should receive, those missing at the end.
     pub(super) lost: u64,
     /// Events that arrived again, or out of order.
     pub(super) doubled: u64,
-    /// Connections that the edge refused or ended early, and the first reason.
+    /// Clients whose connection the edge refused or ended early, or that were not done in time.
     pub(super) failed: u64,
+    /// The first reason why one failed.
     pub(super) failure: Option<String>,
     /// Delays in microseconds, from when an event was due to its arrival.
     pub(super) delays: Histogram<u64>,
     pub(super) timeline: Vec<TimeSlice>,
     started: Instant,
+    /// What was lost before the measurement started.
+    lost_before: u64,
 }
 
 /// What arrived in one [`BENCH_SLICE`].
@@ -81,6 +85,7 @@ impl Tally {
             delays: delays()?,
             timeline: Vec::new(),
             started: Instant::now(),
+            lost_before: 0,
         })
     }
 
@@ -90,6 +95,15 @@ impl Tally {
         self.delays.reset();
         self.timeline.clear();
         self.started = started;
+        self.lost_before = self.lost;
+    }
+
+    /// Ends a measurement in which all connections together should have received `expected` events:
+    /// those that are neither delivered nor known as lost never arrived.
+    pub(super) fn lose_missing(&mut self, expected: u64) {
+        let lost = self.lost - self.lost_before;
+        let accounted = self.deliveries.saturating_add(lost);
+        self.lost += expected.saturating_sub(accounted);
     }
 
     /// Checks an event against the one before, and counts it. Returns the new last sequence number.
@@ -120,8 +134,9 @@ impl Tally {
         slice.worst_us = slice.worst_us.max(delay);
     }
 
-    pub(super) fn fail(&mut self, reason: String) {
-        self.failed += 1;
+    /// Counts this many clients as failed.
+    pub(super) fn fail(&mut self, clients: usize, reason: String) {
+        self.failed += clients as u64;
         self.failure.get_or_insert(reason);
     }
 }
@@ -168,5 +183,30 @@ mod tests {
         }
         assert_eq!(last, 6);
         assert_eq!((tally.deliveries, tally.lost, tally.doubled), (4, 2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_never_arrived_are_lost_besides_those_lost_before_the_measurement() {
+        let mut tally = Tally::new().unwrap();
+        let mut last = tally.arrived(0, 3);
+        assert_eq!(tally.lost, 2);
+        tally.restart(Instant::now());
+        for seq in [4, 4, 6] {
+            last = tally.arrived(last, seq);
+        }
+        assert_eq!((tally.deliveries, tally.lost), (2, 3));
+        tally.lose_missing(3);
+        assert_eq!(tally.lost, 3, "every event is accounted for");
+        tally.lose_missing(8);
+        assert_eq!(tally.lost, 8, "those after the last that arrived");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_failed_client_counts_and_the_first_reason_stays() {
+        let mut tally = Tally::new().unwrap();
+        tally.fail(1, "refused".to_owned());
+        tally.fail(3, "not done in time".to_owned());
+        assert_eq!(tally.failed, 4);
+        assert_eq!(tally.failure.as_deref(), Some("refused"));
     }
 }

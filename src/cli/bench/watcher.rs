@@ -67,6 +67,8 @@ pub(super) enum Goal {
     Event(u64),
     /// The job's final event.
     JobEnd,
+    /// Nothing: the connection is read until it ends, or until the caller drops the future.
+    Hold,
 }
 
 /// One job as a watcher has seen it, across all its connections.
@@ -100,6 +102,7 @@ impl WatchedJob {
         match goal {
             Goal::Event(seq) => self.last >= seq,
             Goal::JobEnd => self.ended,
+            Goal::Hold => false,
         }
     }
 }
