@@ -25,7 +25,8 @@ impl CostMeter {
         })
     }
 
-    /// All watchers are connected: notes the memory, and measures CPU time from now on.
+    /// All watchers are connected and wait for events: notes the memory, and measures CPU time from
+    /// now on. Not for clients that connect while events arrive.
     pub(super) fn connected(&mut self) -> anyhow::Result<()> {
         self.edge.connected()?;
         self.broker.connected()?;
