@@ -235,6 +235,7 @@ CELLS = {
                     delay("p50"),
                     quick_title="late client reads 2000 events among 100,000 others: ms",
                 ),
+                Figure("slowest append before, ms", lambda report: report["append_before_ms"]["max"]),
                 Figure("slowest append meanwhile, ms", lambda report: report["append_ms"]["max"]),
             ],
             only=("tailwater",),
@@ -242,11 +243,12 @@ CELLS = {
         ),
         Cell(
             "memory",
-            "--jobs 1000 --watchers 1 --rate 22 --seconds 10",
-            "--jobs 1000 --watchers 1 --rate 44 --seconds 5",
+            # With this text, an event has 160 bytes.
+            "--jobs 1000 --watchers 1 --rate 22 --seconds 10 --text 66",
+            "--jobs 1000 --watchers 1 --rate 44 --seconds 5 --text 66",
             [
                 Figure(
-                    "1000 jobs × 220 events in memory, MiB",
+                    "1000 jobs × 220 events of 160 B in memory, MiB",
                     if_complete(lambda report: report["cost"]["edge_end_mib"] - report["cost"]["edge_connected_mib"]),
                 )
             ],

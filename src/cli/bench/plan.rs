@@ -117,7 +117,8 @@ impl Plan {
         }
         let by_rate = jobs * self.events_by_rate();
         self.late.map_or(by_rate, |others| {
-            by_rate + (others as f64 + BENCH_LATE_EVENTS as f64)
+            // Once without a late client, and once with them.
+            by_rate * 2.0 + (others as f64 + BENCH_LATE_EVENTS as f64)
         })
     }
 }
@@ -177,8 +178,8 @@ mod tests {
                 "--jobs 1000 --rate 100 --seconds 201 --worker",
             ),
             (
-                "--jobs 2 --rate 1 --seconds 1 --late 19997998",
-                "--jobs 2 --rate 1 --seconds 1 --late 19997999",
+                "--jobs 2 --rate 1 --seconds 1 --late 19997996",
+                "--jobs 2 --rate 1 --seconds 1 --late 19997997",
             ),
             ("--jobs 10 --storm 2000000", "--jobs 10 --storm 2000001"),
             (

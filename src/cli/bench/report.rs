@@ -32,7 +32,7 @@ pub(super) struct BenchReport {
     pub(super) delay_ms: Delays,
     /// How long the broker took for an append of the publisher.
     pub(super) append_ms: Option<Delays>,
-    /// The same before the clients of a storm reconnected.
+    /// The same before the clients of a storm reconnected, or before the first late client.
     pub(super) append_before_ms: Option<Delays>,
     pub(super) cost: Costs,
     #[serde(skip)]

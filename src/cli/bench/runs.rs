@@ -224,6 +224,9 @@ async fn late(
     publisher
         .order(Order::Interleaved { events, others })
         .await?;
+    // The same appends without a late client: some take long whatever is read.
+    publisher.order(Order::Scheduled(schedule(plan))).await?;
+    let before = publisher.appends();
     let meter = CostMeter::start(&system.processes)?;
     let started = Instant::now();
     account.tally().restart(started);
@@ -255,13 +258,15 @@ async fn late(
         anyhow::Ok(())
     };
     tokio::try_join!(publisher.order(Order::Scheduled(schedule)), reading)?;
-    meter.report(
+    let mut report = meter.report(
         plan,
         plan.watchers,
         &account,
         started,
         "a late client has all events, from its connect",
-    )
+    )?;
+    report.append_before_ms = before;
+    Ok(report)
 }
 
 /// Jobs that a real worker runs.
