@@ -23,8 +23,8 @@ use super::segments_absence::SegmentsAbsence;
 use super::{api, names};
 use crate::budget::Budget;
 use crate::config::{
-    LEADER_READS_PER_SHARD, LOOK_UPS_PER_SHARD, PAGE_BYTES, READ_BYTES, READS_PER_SHARD,
-    SCANS_AT_ONCE, SEGMENT_READS,
+    LEADER_READS_PER_SHARD, LOOK_UPS_PER_SHARD, OPENINGS_PER_SHARD, PAGE_BYTES, READ_BYTES,
+    READS_PER_SHARD, SCANS_AT_ONCE, SEGMENT_READS,
 };
 use crate::runtime::Tasks;
 use crate::source::{At, Replica, Unavailable};
@@ -57,6 +57,8 @@ pub(super) struct Shard {
     look_up_slots: ReadSlots,
     leader_look_up_slots: ReadSlots,
     pub(super) scan: SharedScan,
+    /// Limits how many feeds are opened at a time.
+    pub(super) openings: Semaphore,
     pub(super) segments_absence: SegmentsAbsence,
     pub(super) disturbances: Disturbances,
 }
@@ -99,6 +101,7 @@ impl Reader {
                     Arc::clone(&scan_passes),
                 ),
                 segments_absence: SegmentsAbsence::default(),
+                openings: Semaphore::new(OPENINGS_PER_SHARD),
             });
         }
         Ok(Self {

@@ -56,7 +56,12 @@ impl Reader {
             let numbers = numbers.clone();
             let expected = is_last_read.then(|| self.shard(&job).scan.expect_reader());
             async move {
-                let segments = reader.read_segments(&job, numbers, from, until).await;
+                // Others may have found that out while this one waited.
+                let segments = if reader.shard(&job).segments_absence.is_recent() {
+                    SegmentsRead::default()
+                } else {
+                    reader.read_segments(&job, numbers, from, until).await
+                };
                 drop(expected);
                 Ok(segments)
             }
