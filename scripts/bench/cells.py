@@ -38,7 +38,7 @@ MAIN = (FLOOR, "tailwater", "durable-streams", "socketio")
 HELD_MS = 100
 # An edge has a thread for each core by default. The most that it holds is measured so.
 BOTH_CORES = ("--threads", "2")
-# What a title says of it: the floor has one thread, and the other servers have as many as by default.
+# What the title of such a cell says: the floor has one thread, and the other servers have as many as by default.
 ON_BOTH_CORES = "Tailwater with two threads"
 # What is shown of a run that has no report.
 FAILED = "failed"

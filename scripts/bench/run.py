@@ -191,10 +191,9 @@ def repetitions(options):
     return "medians of three runs" + (f"; one run of {', '.join(once)}" if once else "")
 
 
-def write_and_show(bench, asked, missing, lines, begin):
-    """Writes what was measured to the file of `--json`, and prints its table."""
+def write_and_show(bench, asked, missing, lines, found):
+    """Writes what was measured to the file of `--json`, and prints its table. `found` says on what and of what."""
     options = bench.options
-    found = {"machine": machine(), "versions": versions(options), "seconds": round(time.monotonic() - begin)}
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)
     everything = found | {"rows": lines, "failures": bench.failures, "missing": missing, "runs": bench.reports}
     Path(options.json).write_text(json.dumps(everything, indent=1))
@@ -219,6 +218,8 @@ def main():
         signal.signal(number, interrupt)
     asked = options.servers
     options.servers = [name for name in asked if SERVERS[name].needs not in missing]
+    # Before the runs: nothing that may hang stands between their end and what is written.
+    found = {"machine": machine(), "versions": versions(options)}
     bench = Bench(options)
     begin = time.monotonic()
     lines = []
@@ -232,7 +233,8 @@ def main():
         # What was measured so far is kept, whatever ended the comparison.
         ignore_signals()
         say("")
-        write_and_show(bench, asked, missing, lines, begin)
+        found["seconds"] = round(time.monotonic() - begin)
+        write_and_show(bench, asked, missing, lines, found)
     if is_interrupted:
         sys.exit("interrupted")
     sys.exit(1 if bench.failures else 0)

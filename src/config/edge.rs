@@ -58,14 +58,14 @@ pub const PREFLIGHT_AGE: Duration = Duration::from_secs(24 * 3600);
 pub const STEPS_PER_WRITE: usize = 32;
 /// After this many bytes written to one client, a thread serves its other clients first. One write
 /// takes no more, either. With half as many, an edge needed 14 % more CPU time for a thousand clients
-/// that came back for 200 events each; twice as many saved no more. A socket accepts megabytes.
+/// that came back for 200 events each; twice as many saved no more.
 pub const TURN_BYTES: usize = 32 * 1024;
 /// About how many bytes of an answer, or of events that are translated for a client, are made at a
 /// time.
 pub const PIECE_BYTES: usize = 16 * 1024;
 /// How many clients that have more to write get their next turn each time that a thread has looked at
 /// its sockets. That takes about 0.2 ms, and looking a hundredth of it.
-pub const TURNS_AT_ONCE: usize = 16;
+pub const TURNS_AT_ONCE: usize = 8;
 /// How many bytes the operating system buffers for a client (Linux doubles it). Its default is
 /// about 4 MiB, and a ping would wait until a slow client has received all of it.
 pub const SEND_BUFFER: usize = 256 * 1024;

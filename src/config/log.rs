@@ -19,8 +19,9 @@ pub const READS_PER_SHARD: usize = 2;
 pub const LOOK_UPS_PER_SHARD: usize = 4;
 /// How many feeds of one shard an edge thread opens at a time: each subscribes and asks for one event.
 /// When a thousand clients come back at once, all of these requests together would hold up appends for 5
-/// to 7 ms.
-pub const OPENINGS_PER_SHARD: usize = 4;
+/// to 7 ms. An opening takes two round trips to the broker, or seconds if a replica is silent, and those
+/// that wait must have their turn within [`OPEN_WAIT`](super::OPEN_WAIT).
+pub const OPENINGS_PER_SHARD: usize = 16;
 /// How many replays an edge thread starts from the leader of one shard at a time, after a replica
 /// returned nothing. Each makes a few small requests. They share the broker's queue for requests with
 /// those of submissions and look-ups, and a server that holds 10,000 (`request_queue_limit`) drops all of
@@ -47,24 +48,26 @@ pub const DECODE_BYTES: usize = 64 * 1024;
 pub const SEGMENTS_AT_ONCE: u64 = 8;
 /// How many segments all readers of an edge thread request at a time. With 64, one append in a hundred
 /// took 11 to 15 ms while a thousand clients came back to a cold edge, at a broker with one core; with
-/// this many 3 to 4 ms in most runs, and the clients have their events as soon.
+/// this many 3 to 4 ms in most runs, and the clients have their events just as soon.
 pub const SEGMENT_READS: usize = 16;
 /// How long readers do not look for segments after the broker answered that there is no stream of
-/// them: an edge may be older than the last `setup`.
+/// them, since an edge may be older than the last `setup`, or did not answer: the log itself is then read,
+/// and no reader waits for the same silence again.
 pub const SEGMENTS_ABSENT: Duration = Duration::from_secs(10);
 
 /// When at least this many readers of one shard wait, or read segments before they do, they share
 /// one scan of it.
 pub const SCAN_FROM: usize = 20;
 /// How many messages a scan requests at a time. It requests as many again when half of them have
-/// arrived. The broker looks for them without a pause, and appends wait meanwhile.
-pub const SCAN_PULL: usize = 100;
+/// arrived. The broker looks for them without a pause, and appends wait meanwhile; with fewer, a distant
+/// broker would be slow.
+pub const SCAN_PULL: usize = 200;
 /// How many bytes one request of a scan may return: more than the largest message, 1 MiB, and far
 /// less than the 64 MiB at which the broker disconnects a client that does not read.
 pub const SCAN_PULL_BYTES: usize = 2 * 1024 * 1024;
-/// How many shards an edge thread scans at a time: what their requests return is in no budget, about
-/// twice [`SCAN_PULL_BYTES`] each.
-pub const SCANS_AT_ONCE: usize = 8;
+/// How many shards an edge thread scans at a time, as many as there are by default: a silent one must not
+/// hold up the others. What their requests return is in no budget, about twice [`SCAN_PULL_BYTES`] each.
+pub const SCANS_AT_ONCE: usize = 4;
 /// How long a scan waits for more readers after the last one joined, or finished reading segments:
 /// that one sends their events to its client before it joins.
 pub const SCAN_GATHER: Duration = Duration::from_millis(15);

@@ -14,7 +14,7 @@ use crate::session::Position;
 use crate::short_list::ShortList;
 use crate::wire::Stored;
 
-/// How many frames one write takes: in a turn's bytes, almost all that are common.
+/// How many frames one write takes: about as many of short texts as a turn has room for.
 const SLICES: usize = 128;
 
 /// The frame of an event in the client's framing.

@@ -31,9 +31,9 @@ impl Reader {
         let log = &self.log;
         let subject = log.nats.names.live(job.shard(log.shards), job);
         let queue = LiveQueue::new(&subject, &log.subject(job));
-        let disturbed = self.shard(job).disturbances.watch();
         // It is never closed.
         let _opening = self.shard(job).openings.acquire().await;
+        let disturbed = self.shard(job).disturbances.watch();
         // The last event is read after the server has seen the subscription.
         let live = self.live_reader.subscribe(queue).await?;
         let last = log.last_of_any(&log.nats.replay, job).await?;

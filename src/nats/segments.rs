@@ -56,7 +56,7 @@ impl Reader {
             let numbers = numbers.clone();
             let expected = is_last_read.then(|| self.shard(&job).scan.expect_reader());
             async move {
-                // Others may have found that out while this one waited.
+                // The others may have got no answer while this one waited.
                 let segments = if reader.shard(&job).segments_absence.is_recent() {
                     SegmentsRead::default()
                 } else {
@@ -139,8 +139,8 @@ impl Reader {
 }
 
 /// Keeps as many of these segments, which were requested together, as one page of the log holds, and at
-/// least the first: a client that reads slowly holds what is kept. Returns how many to request next, so
-/// that few are dropped.
+/// least the first: a client that reads slowly holds what is kept. Returns how many to request next: as
+/// many as are likely to be kept.
 fn keep_first(found: &mut Vec<Option<Bytes>>) -> u64 {
     let requested = found.len() as u64;
     let mut room = PAGE_BYTES;
@@ -154,11 +154,15 @@ fn keep_first(found: &mut Vec<Option<Bytes>>) -> u64 {
         })
         .count();
     let kept = fitting.max(1);
-    if kept >= found.len() {
-        return requested * 2;
+    if kept < found.len() {
+        found.truncate(kept);
+        return kept as u64;
     }
-    found.truncate(kept);
-    kept as u64
+    if room >= PAGE_BYTES / 2 {
+        requested * 2
+    } else {
+        requested
+    }
 }
 
 /// Decodes consecutive segments, up to one that is missing or does not continue the one before.
@@ -249,9 +253,10 @@ mod tests {
         const LARGE: usize = PAGE_BYTES / 2 - 1;
         assert_eq!(kept_of(&[1000; 8]), (8, 16));
         assert_eq!(kept_of(&[LARGE; 8]), (2, 2));
-        assert_eq!(kept_of(&[LARGE; 2]), (2, 4), "later ones may be smaller");
+        assert_eq!(kept_of(&[LARGE; 2]), (2, 2));
+        assert_eq!(kept_of(&[LARGE; 1]), (1, 2), "later ones may be smaller");
         assert_eq!(kept_of(&[PAGE_BYTES + 1; 8]), (1, 1), "one is always read");
-        assert_eq!(kept_of(&[PAGE_BYTES + 1]), (1, 2));
+        assert_eq!(kept_of(&[PAGE_BYTES + 1]), (1, 1));
         let mut missing = vec![None, Some(Bytes::from_static(b"x"))];
         assert_eq!((keep_first(&mut missing), missing.len()), (4, 2));
     }

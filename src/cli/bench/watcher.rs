@@ -161,6 +161,9 @@ impl Watcher {
             }
             self.stream.readable().await?;
             replies = self.drain(account)?;
+            if self.watched.ended && !self.watched.has(goal) {
+                return Err(io::Error::other("the job has ended"));
+            }
         }
     }
 
