@@ -207,6 +207,13 @@ async fn a_bench_that_is_interrupted_leaves_nothing_running() {
     .await;
 }
 
+/// Whether this process was started with this argument.
+fn has_argument(process: u32, argument: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0)
+        .any(|given| given == argument.as_bytes())
+}
+
 /// Its children, and theirs: guards and what they guard.
 fn descendants(process: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
@@ -376,8 +383,12 @@ async fn a_comparison_that_is_interrupted_writes_its_report_and_leaves_nothing_r
         file.as_str(),
         "one-to-one",
     ]);
-    let children = eventually("the floor and a run of the benchmark", async || {
-        Some(descendants(comparison.guard())).filter(|children| children.len() >= 6)
+    let children = eventually("a run of the benchmark on the floor", async || {
+        let children = descendants(comparison.guard());
+        let measures = children
+            .iter()
+            .any(|child| has_argument(*child, "--edge-pid"));
+        measures.then_some(children)
     })
     .await;
     comparison.signal(Signal::INT);
