@@ -190,15 +190,7 @@ async def bombs(rig, count):
     return await connections(rig, count, one, at_once=20)
 
 
-@attack(
-    "h2-unread",
-    "event streams of a job of 50 MB over HTTP/2, unread",
-    full=20,
-    short=3,
-    kib_each=32 * STREAMS_MAX,
-    tls=True,
-    reads=True,
-)
+@attack("h2-unread", "event streams of a job of 50 MB over HTTP/2, unread", full=20, short=3, kib_each=32 * STREAMS_MAX, tls=True)
 async def unread(rig, count):
     async def one(client, _):
         streams = range(1, 2 * STREAMS_MAX, 2)
@@ -210,15 +202,7 @@ async def unread(rig, count):
     return await connections(rig, count, one, first=settings(window=1 << 20))
 
 
-@attack(
-    "h2-windows",
-    "states of a job of 8 MB over HTTP/2, read a byte a second",
-    full=20,
-    short=3,
-    kib_each=32 * STREAMS_MAX,
-    tls=True,
-    reads=True,
-)
+@attack("h2-windows", "states of a job of 8 MB over HTTP/2, read a byte a second", full=20, short=3, kib_each=32 * STREAMS_MAX, tls=True)
 async def windows(rig, count):
     async def one(client, _):
         streams = range(1, 2 * STREAMS_MAX, 2)
