@@ -1,6 +1,6 @@
 //! The shared scan: one ordered consumer over a whole shard serves all readers that wait for it, at
-//! 4 µs per message of a broker that is near, regardless of their number. It uses no filter: a wildcard filter made it 5
-//! times slower, a list of subjects 50 times.
+//! 4 µs per message of a broker that is near, regardless of their number. It uses no filter: a
+//! wildcard filter made it 5 times slower, a list of subjects 50 times.
 
 mod pass;
 
